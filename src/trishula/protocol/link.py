@@ -1,0 +1,258 @@
+"""One authenticated connection between two nodes: greeting, roles, liveness. Pure: the shell moves the bytes.
+
+             bytes                       frames
+    shell ──────────► receive(now, data) ──────► Opened, Heard, Transmit, Hangup
+          ──────────► tick(now)          ──────► Transmit (a ping), Hangup (silence)
+
+    state     side      may say                                   and then
+    GREETING  dialler   Welcome                                   OPEN
+    GREETING  listener  Hello                                     OPEN
+    OPEN      both      Deliver Ack Receipts Defer Ping Pong      OPEN
+    any       both      Bye                                       CLOSED
+
+A frame that isn't in the row of its state ends the link with a code and a reason.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import Enum
+
+from trishula.protocol import frames
+from trishula.protocol.clock import Instant
+from trishula.protocol.errors import FrameError
+
+PING_EVERY = 1.0
+SUSPECT_AFTER = 2.0
+"""Seconds without a byte after which a link is no longer trusted with new mail."""
+SILENT_AFTER = 3.0
+"""Seconds without a byte after which a link is given up. Life is bytes, not frames: a slow link is not dead."""
+GREETING_WITHIN = 5.0
+
+CLOSE_NORMAL = 1000
+CLOSE_POLICY = 1008
+CLOSE_VERSION = 4001
+CLOSE_SILENT = 4002
+CLOSE_REPLACED = 4003
+
+_REMEMBERED_PINGS = 16
+
+
+class Side(Enum):
+    DIALLER = "dialler"
+    LISTENER = "listener"
+
+
+class LinkState(Enum):
+    GREETING = "greeting"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+_SPOKEN = frozenset({frames.Deliver, frames.Ack, frames.Receipts, frames.Defer, frames.Ping, frames.Pong, frames.Bye})
+_TABLE: dict[tuple[LinkState, Side], frozenset[type]] = {
+    (LinkState.GREETING, Side.DIALLER): frozenset({frames.Welcome, frames.Bye}),
+    (LinkState.GREETING, Side.LISTENER): frozenset({frames.Hello, frames.Bye}),
+    (LinkState.OPEN, Side.DIALLER): _SPOKEN,
+    (LinkState.OPEN, Side.LISTENER): _SPOKEN,
+    (LinkState.CLOSED, Side.DIALLER): frozenset(),
+    (LinkState.CLOSED, Side.LISTENER): frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """What a node says of itself when a link comes up."""
+
+    node: str
+    incarnation: str
+    software: str
+    max_message_bytes: int
+    window_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transmit:
+    """Send this frame."""
+
+    frame: frames.Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The greeting is done; the peer introduced itself as this."""
+
+    peer: Introduction
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A frame about mail, for the engine."""
+
+    frame: frames.Deliver | frames.Ack | frames.Receipts | frames.Defer
+
+
+@dataclass(frozen=True, slots=True)
+class Hangup:
+    """Close the connection with this code and reason."""
+
+    code: int
+    reason: str
+
+
+LinkEvent = Transmit | Opened | Heard | Hangup
+
+
+class Link:
+    """The state of one connection to the node that its credential says is `peer`."""
+
+    def __init__(self, side: Side, me: Introduction, peer: str, now: Instant) -> None:
+        self.side = side
+        self.peer = peer
+        self.state = LinkState.GREETING
+        self.rtt_ms: float | None = None
+        """Round trip of the last ping."""
+        self.offset_ms: float | None = None
+        """The peer's wall clock minus ours, as of the last ping."""
+        self._me = me
+        self._began = now.mono
+        self._heard = now.mono
+        self._next_ping = now.mono + PING_EVERY
+        self._pings: OrderedDict[int, float] = OrderedDict()
+
+    def start(self) -> list[LinkEvent]:
+        """What to say first: the dialler speaks."""
+        if self.side is Side.LISTENER:
+            return []
+        me = self._me
+        return [
+            Transmit(
+                frames.Hello(
+                    versions=frames.VERSIONS,
+                    node=me.node,
+                    incarnation=me.incarnation,
+                    software=me.software,
+                    max_message_bytes=me.max_message_bytes,
+                    window_bytes=me.window_bytes,
+                )
+            )
+        ]
+
+    def bytes_arrived(self, now: Instant) -> None:
+        self._heard = now.mono
+
+    def suspect(self, now: Instant) -> bool:
+        """Whether the peer has been silent for so long that new mail should look for another way."""
+        return now.mono - self._heard >= SUSPECT_AFTER
+
+    def receive(self, now: Instant, data: bytes) -> list[LinkEvent]:
+        """One WebSocket message from the peer. Never raises: garbage comes back as a `Hangup`."""
+        if self.state is LinkState.CLOSED:
+            return []
+        try:
+            frame = frames.decode_peer(data)
+            if type(frame) not in _TABLE[self.state, self.side]:
+                raise FrameError(f"{type(frame).__name__.lower()} is out of turn: the link is {self.state.value}")
+            return self._take(now, frame)
+        except FrameError as error:
+            return self._hang_up(error.close_code, error.message)
+
+    def tick(self, now: Instant) -> list[LinkEvent]:
+        """Call at `deadline()` or later: pings, and gives up on a peer that says nothing."""
+        if self.state is LinkState.CLOSED:
+            return []
+        if self.state is LinkState.GREETING and now.mono >= self._began + GREETING_WITHIN:
+            return self._hang_up(CLOSE_POLICY, f"no greeting within {GREETING_WITHIN:.0f} s")
+        if now.mono >= self._heard + SILENT_AFTER:
+            return self._hang_up(CLOSE_SILENT, f"silent for {SILENT_AFTER:.0f} s")
+        if self.state is LinkState.OPEN and now.mono >= self._next_ping:
+            self._next_ping = now.mono + PING_EVERY
+            self._pings[now.wall] = now.mono
+            if len(self._pings) > _REMEMBERED_PINGS:
+                self._pings.popitem(last=False)
+            return [Transmit(frames.Ping(sent=now.wall))]
+        return []
+
+    def deadline(self) -> float | None:
+        """When to call `tick` next, on the monotonic clock."""
+        if self.state is LinkState.CLOSED:
+            return None
+        due = self._next_ping if self.state is LinkState.OPEN else self._began + GREETING_WITHIN
+        return min(due, self._heard + SILENT_AFTER)
+
+    def close(self, reason: str) -> list[LinkEvent]:
+        """This side leaves."""
+        if self.state is LinkState.CLOSED:
+            return []
+        return [Transmit(frames.Bye(reason=reason)), *self._hang_up(CLOSE_NORMAL, reason)]
+
+    def _take(self, now: Instant, frame: frames.PeerFrame) -> list[LinkEvent]:
+        match frame:
+            case frames.Hello():
+                return self._welcome(now, frame)
+            case frames.Welcome():
+                low, high = frames.VERSIONS
+                if not low <= frame.version <= high:
+                    raise FrameError(f"version {frame.version} is not one of {low} to {high}", close_code=CLOSE_VERSION)
+                return self._open(now, frame)
+            case frames.Ping():
+                return [Transmit(frames.Pong(sent=frame.sent, read=now.wall))]
+            case frames.Pong():
+                self._measure(now, frame)
+                return []
+            case frames.Bye():
+                return self._hang_up(CLOSE_NORMAL, f"the peer left: {frame.reason}")
+            case _:
+                return [Heard(frame)]
+
+    def _welcome(self, now: Instant, hello: frames.Hello) -> list[LinkEvent]:
+        low, high = max(hello.versions[0], frames.VERSIONS[0]), min(hello.versions[1], frames.VERSIONS[1])
+        if low > high:
+            raise FrameError(
+                "no common version: it speaks {}-{}, we speak {}-{}".format(*hello.versions, *frames.VERSIONS),
+                close_code=CLOSE_VERSION,
+            )
+        opened = self._open(now, hello)
+        me = self._me
+        return [
+            Transmit(
+                frames.Welcome(
+                    version=high,
+                    node=me.node,
+                    incarnation=me.incarnation,
+                    software=me.software,
+                    max_message_bytes=me.max_message_bytes,
+                    window_bytes=me.window_bytes,
+                )
+            ),
+            *opened,
+        ]
+
+    def _open(self, now: Instant, greeting: frames.Hello | frames.Welcome) -> list[LinkEvent]:
+        if greeting.node != self.peer:
+            raise FrameError(f"its credential is {self.peer}'s, but it calls itself {greeting.node}")
+        self.state = LinkState.OPEN
+        self._next_ping = now.mono
+        return [
+            Opened(
+                Introduction(
+                    node=greeting.node,
+                    incarnation=greeting.incarnation,
+                    software=greeting.software,
+                    max_message_bytes=greeting.max_message_bytes,
+                    window_bytes=greeting.window_bytes,
+                )
+            )
+        ]
+
+    def _measure(self, now: Instant, pong: frames.Pong) -> None:
+        sent = self._pings.pop(pong.sent, None)
+        if sent is None:
+            return
+        self.rtt_ms = (now.mono - sent) * 1000
+        self.offset_ms = pong.read - (now.wall - self.rtt_ms / 2)
+
+    def _hang_up(self, code: int, reason: str) -> list[LinkEvent]:
+        self.state = LinkState.CLOSED
+        return [Hangup(code, reason)]
