@@ -1,0 +1,47 @@
+"""Converged hosts, asked from outside. Molecule runs these, and so can anybody on the hosts of `make mesh`:
+
+pytest tests/topology --ansible-inventory=inventory/local --connection=ansible
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import testinfra
+from testinfra.utils.ansible_runner import AnsibleRunner
+from topology.nodes import Node
+
+if TYPE_CHECKING:
+    from testinfra.host import Host
+
+
+@pytest.fixture(scope="session")
+def inventory(pytestconfig: pytest.Config) -> Path:
+    return Path(pytestconfig.getoption("ansible_inventory")).resolve()
+
+
+@pytest.fixture(scope="session")
+def mesh(inventory: Path) -> dict[str, Node]:
+    """All nodes by name."""
+    runner = AnsibleRunner.get_runner(str(inventory))
+    return {
+        name: Node(
+            name,
+            runner.get_variables(name),
+            testinfra.get_host(f"ansible://{name}", ansible_inventory=str(inventory)),
+        )
+        for name in runner.get_hosts("trishula")
+    }
+
+
+@pytest.fixture
+def node(host: Host, mesh: dict[str, Node]) -> Node:
+    """The node that this test was given."""
+    return next(node for node in mesh.values() if node.host.backend.hostname == host.backend.hostname)
+
+
+@pytest.fixture
+def others(node: Node, mesh: dict[str, Node]) -> list[Node]:
+    return [other for other in mesh.values() if other is not node]

@@ -1,0 +1,130 @@
+"""A host of the mesh as the topology tests see it: what the inventory says of it, and short ways to ask it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from testinfra.backend.base import CommandResult
+    from testinfra.host import Host
+
+SERVICE = "trishula-node.service"
+CONFIG = "/etc/trishula/node.toml"
+CREDENTIALS = "/etc/trishula/credentials"
+TLS = "/etc/trishula/tls"
+MAILBOXES = "/var/lib/trishula/mailboxes"
+
+
+@dataclass(frozen=True)
+class Agent:
+    name: str
+    user: str
+    group: str
+
+    @property
+    def socket(self) -> str:
+        return f"/run/trishula/{self.name}.sock"
+
+    @property
+    def mailbox(self) -> str:
+        return f"{MAILBOXES}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Node:
+    name: str
+    facts: Mapping[str, Any]
+    host: Host
+
+    @property
+    def dials_only(self) -> bool:
+        return bool(self.facts.get("trishula_outbound_only", False))
+
+    @property
+    def port(self) -> int:
+        return int(self.facts["trishula_port"])
+
+    @cached_property
+    def agents(self) -> list[Agent]:
+        """The first is the one whom the operator's socket speaks for."""
+        agents = []
+        for agent in self.facts["trishula_agents"]:
+            user = agent.get("user", self.facts["trishula_agent_user"])
+            agents.append(Agent(agent["name"], user, agent.get("group", user)))
+        return agents
+
+    @property
+    def pid(self) -> int:
+        return int(self.properties(SERVICE, "MainPID")["MainPID"])
+
+    def run(self, *argv: object, user: str = "root") -> CommandResult:
+        """Run a command as one of the host's users."""
+        words = [str(word) for word in (["sudo", "-u", user, *argv] if user != "root" else argv)]
+        return self.host.run(" ".join(["%s"] * len(words)), *words)
+
+    def read(self, path: str) -> bytes:
+        """A file's bytes, whatever they are."""
+        return base64.b64decode(self.host.check_output("base64 %s", path))
+
+    def properties(self, unit: str, *names: str) -> dict[str, str]:
+        """Properties of a unit as systemd has them loaded."""
+        out = self.host.check_output(f"systemctl show {unit} --property {','.join(names)}")
+        return dict(line.split("=", 1) for line in out.splitlines())
+
+    def python(self, script: str, *args: object) -> str:
+        """What a script prints that runs on the host, and sees the other hosts as it does."""
+        run = self.run("python3", "-c", script, *args)
+        assert run.rc == 0, run.stderr
+        return run.stdout.strip()
+
+    def connect(self, to: str, port: int) -> str:
+        """`open`, `refused` or `dropped`, and the first bytes that an open port says within a second."""
+        return self.python(_CONNECT, to, port)
+
+    def status(self) -> dict[str, Any]:
+        """What the node says of itself; nothing while it can't be reached."""
+        run = self.run("trishula", "status", "--json")
+        return json.loads(run.stdout) if run.rc == 0 else {}
+
+    def linked(self) -> set[str]:
+        return {name for name, peer in self.status().get("peers", {}).items() if peer["linked"]}
+
+    def secrets(self) -> set[str]:
+        """Every word that this host must keep to itself."""
+        keys = json.loads(self.read(f"{CREDENTIALS}/keys.json"))
+        found = {entry["key"] for pair in keys.values() for entry in pair}
+        found |= set(json.loads(self.read(f"{CREDENTIALS}/dial.json")).values())
+        found |= {self.read(f"/etc/trishula/agents/{agent.name}.token").decode().strip() for agent in self.agents}
+        pem = self.read(f"{TLS}/node.key").decode().splitlines()
+        return found | {line for line in pem if not line.startswith("-----")}
+
+
+_CONNECT = """
+import socket, sys
+try:
+    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=1) as peer:
+        try:
+            print("open", peer.recv(8).decode())
+        except TimeoutError:
+            print("open")
+except TimeoutError:
+    print("dropped")
+except ConnectionRefusedError:
+    print("refused")
+"""
+
+
+def eventually(condition: Callable[[], Any], *, within: float) -> Any:
+    """Wait until a condition holds, and fail when its time is over."""
+    deadline = time.monotonic() + within
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {within:g} s; the last answer: {value!r}"
+        time.sleep(0.1)
+    return value

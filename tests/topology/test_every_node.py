@@ -1,0 +1,182 @@
+"""The service on each host: what it is, what it may, and what it keeps to itself."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from topology.nodes import CREDENTIALS, MAILBOXES, SERVICE, TLS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from topology.nodes import Node
+
+testinfra_hosts = ["ansible://trishula"]
+
+FILES = ["accept.json", "dial.json", "keys.json"]
+
+
+# ── The unit ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def rendered(template: Path, inventory: Path, root: Path) -> dict[str, str]:
+    """What Ansible makes of a role's template for each host, from the inventory, the wiring and the role's own words."""
+    role = template.parents[1]
+    words = [role / "defaults/main.yml", role / "vars/main.yml", root / "playbooks/group_vars/trishula.yml"]
+    done = subprocess.run(
+        [
+            *("ansible", "trishula", "--inventory", inventory, "--module-name", "debug"),
+            *("--args", f"msg={{{{ lookup('template', '{template}') }}}}"),
+            *(f"--extra-vars=@{file}" for file in words),
+        ],
+        cwd=root,
+        env=os.environ | {"ANSIBLE_LOAD_CALLBACK_PLUGINS": "1", "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    hosts = json.loads(done.stdout)["plays"][0]["tasks"][0]["hosts"]
+    return {name: result["msg"] for name, result in hosts.items()}
+
+
+@pytest.fixture(scope="module", params=["trishula-node.service", "trishula-node.socket"])
+def unit(request: pytest.FixtureRequest, inventory: Path, pytestconfig: pytest.Config) -> tuple[str, dict[str, str]]:
+    root = pytestconfig.rootpath
+    template = root / f"roles/trishula_node/templates/{request.param}.j2"
+    return request.param, rendered(template, inventory, root)
+
+
+def test_the_unit_is_its_template_and_nothing_is_added_to_it(node: Node, unit: tuple[str, dict[str, str]]) -> None:
+    name, text = unit
+    path = f"/etc/systemd/system/{name}"
+    loaded = node.properties(name, "FragmentPath", "DropInPaths", "NeedDaemonReload")
+    assert loaded == {"FragmentPath": path, "DropInPaths": "", "NeedDaemonReload": "no"}
+    assert node.read(path).decode() == text[node.name]
+
+
+def test_the_service_runs_and_comes_back_at_boot(node: Node) -> None:
+    for unit in ("trishula-node.service", "trishula-node.socket"):
+        state = node.properties(unit, "ActiveState", "UnitFileState")
+        assert state == {"ActiveState": "active", "UnitFileState": "enabled"}
+
+
+def test_systemd_finds_the_service_well_confined(node: Node) -> None:
+    run = node.run("systemd-analyze", "security", "--no-pager", "--threshold=15", SERVICE)
+    assert run.rc == 0, run.stdout
+
+
+def test_the_process_has_no_privilege_and_no_way_to_one(node: Node) -> None:
+    status = dict(
+        line.split(":\t", 1) for line in node.read(f"/proc/{node.pid}/status").decode().splitlines() if ":\t" in line
+    )
+    user = node.host.user("trishula")
+    groups = {user.gid} | {node.host.group(agent.group).gid for agent in node.agents}
+    assert user.uid > 0
+    assert set(status["Uid"].split()) == {str(user.uid)}
+    assert set(status["Gid"].split()) == {str(user.gid)}
+    assert {int(group) for group in status["Groups"].split()} <= groups
+    assert [int(status[f"Cap{which}"], 16) for which in ("Inh", "Prm", "Eff", "Bnd", "Amb")] == [0] * 5
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+
+
+# ── Secrets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_credentials_are_for_root_and_reach_the_node_by_systemd_alone(node: Node) -> None:
+    for name in FILES:
+        file = node.host.file(f"{CREDENTIALS}/{name}")
+        assert (file.user, file.group, file.mode) == ("root", "root", 0o600)
+        assert node.run("cat", file.path, user="trishula").rc != 0
+    loaded = node.properties(SERVICE, "LoadCredential")["LoadCredential"]
+    assert set(loaded.split()) == {f"{name}:{CREDENTIALS}/{name}" for name in FILES}
+
+
+def test_no_secret_is_in_an_argument_an_environment_or_the_configuration(node: Node) -> None:
+    exposed = node.host.check_output(
+        "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ /etc/trishula/node.toml /etc/systemd/system/trishula-* "
+        "2>/dev/null | tr '\\0' '\\n'"
+    )
+    assert "node run" in exposed
+    assert "[node]" in exposed
+    assert [secret for secret in node.secrets() if secret in exposed] == []
+
+
+def test_an_agents_token_is_for_its_own_login(node: Node) -> None:
+    for agent in node.agents:
+        file = node.host.file(f"/etc/trishula/agents/{agent.name}.token")
+        assert (file.user, file.group, file.mode) == ("root", agent.group, 0o640)
+
+
+# ── The certificate ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_certificate_is_this_nodes_own_from_the_mesh_ca(node: Node) -> None:
+    ca = x509.load_pem_x509_certificate(node.read(f"{TLS}/ca.crt"))
+    certificate = x509.load_pem_x509_certificate(node.read(f"{TLS}/node.crt"))
+    certificate.verify_directly_issued_by(ca)
+
+    key = certificate.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert key.curve.name == "secp256r1"
+
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    dialled_at = node.facts.get("trishula_address", node.name)
+    assert set(names.get_values_for_type(x509.DNSName)) == {node.name, "localhost", dialled_at}
+    assert names.get_values_for_type(x509.IPAddress) == [ipaddress.ip_address("127.0.0.1")]
+    assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+
+    left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+    assert datetime.timedelta(days=60) < left <= datetime.timedelta(days=365)
+
+
+def test_the_certificate_is_readable_by_the_node_and_by_nobody_else(node: Node) -> None:
+    for name in ("node.crt", "node.key"):
+        file = node.host.file(f"{TLS}/{name}")
+        assert (file.user, file.group, file.mode) == ("root", "trishula", 0o640)
+    assert node.run("cat", f"{TLS}/node.key", user=node.agents[0].user).rc != 0
+
+
+def test_no_private_key_but_the_nodes_own_is_on_the_host(node: Node) -> None:
+    # The mesh CA's key, above all, never leaves the controller.
+    found = node.run("grep", "-rlI", "PRIVATE KEY-----", "/etc/trishula", "/var/lib/trishula")
+    assert found.stdout.split() == [f"{TLS}/node.key"]
+
+
+# ── Mailboxes and sockets ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_mailbox_is_the_nodes_and_its_agents_and_closed_to_the_world(node: Node) -> None:
+    for agent in node.agents:
+        box = node.host.file(agent.mailbox)
+        assert (box.user, box.group, box.mode) == ("trishula", agent.group, 0o2750)
+        for folder in ("inbox", "outbox", "archive", "bounced", "receipts"):
+            file = node.host.file(f"{agent.mailbox}/{folder}")
+            assert (file.user, file.group, file.mode) == ("trishula", agent.group, 0o2770), folder
+    for path in ("/var/lib/trishula", MAILBOXES):
+        file = node.host.file(path)
+        assert (file.user, file.group, file.mode) == ("trishula", "trishula", 0o711)
+
+
+def test_an_agent_reads_its_inbox_and_nobody_else_does(node: Node) -> None:
+    for agent in node.agents:
+        assert node.run("ls", f"{agent.mailbox}/inbox", user=agent.user).rc == 0
+        assert node.run("trishula", "inbox", "--socket", agent.socket, user=agent.user).rc == 0
+        strangers = {"openclaw", "dhyana", "nobody"} - {agent.user}
+        for stranger in strangers:
+            assert "Permission denied" in node.run("ls", f"{agent.mailbox}/inbox", user=stranger).stderr
+            assert node.run("trishula", "inbox", "--socket", agent.socket, user=stranger).rc == 3
+
+
+def test_the_operators_socket_speaks_for_the_first_agent(node: Node) -> None:
+    first = node.agents[0]
+    assert node.run("trishula", "inbox", user=first.user).rc == 0
+    assert node.run("trishula", "inbox", user="nobody").rc == 3

@@ -1,0 +1,22 @@
+"""What the hosts have written down by now. Pytest goes by name: this comes last, after all that could have been said."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from topology.nodes import Node
+
+testinfra_hosts = ["ansible://trishula"]
+
+
+def test_no_secret_was_ever_written_to_the_journal(node: Node) -> None:
+    # All of it, not only the node's: sudo, ssh and Ansible write there too.
+    journal = node.host.check_output("journalctl --no-pager --output export | tr -d '\\000'")
+    assert "trishula" in journal
+    assert [secret for secret in node.secrets() if secret in journal] == []
+
+
+def test_the_node_never_fell_over_its_own_feet(node: Node) -> None:
+    said = node.host.check_output("journalctl --no-pager --output cat --unit trishula-node.service")
+    assert "Traceback" not in said
