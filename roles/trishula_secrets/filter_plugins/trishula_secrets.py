@@ -1,0 +1,122 @@
+"""All that nodes and agents show each other, derived from one mesh secret.
+
+    mesh.yml: mesh_secret, generations ──HMAC-SHA256──► pair keys, one a pair of nodes          keys.json
+                                                    ├─► tokens of nodes, one a dialling side    dial.json | accept.json
+                                                    └─► tokens of agents, one an agent          <agent>.token | accept.json
+
+What is derived is named by a label: a purpose, the names, and the generation of every node concerned. Each part is framed
+by its length, so no two labels are the same bytes. To raise a node's generation gives it other keys and tokens, and
+leaves those of all other pairs as they are.
+
+A node is handed its own values only. None of them leads back to the mesh secret or to another's.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+
+PAIR_KEY = "trishula/1 pair key"
+NODE_TOKEN = "trishula/1 node token"
+AGENT_TOKEN = "trishula/1 agent token"
+
+
+class BadMeshSecret(ValueError):
+    """The mesh file can't be used. Says why, never what it holds."""
+
+
+def keys(mesh: dict, node: str, peers: list[dict]) -> dict:
+    """``keys.json`` of ``node``: the keys of its own pairs."""
+    return {peer["name"]: [_pair_key(mesh, node, peer["name"])] for peer in peers}
+
+
+def dial(mesh: dict, node: str, peers: list[dict]) -> dict:
+    """``dial.json`` of ``node``: the token that it shows to each peer that it dials."""
+    return {peer["name"]: _node_token(mesh, node, peer["name"]) for peer in peers if peer["dial"]}
+
+
+def accept(mesh: dict, node: str, peers: list[dict], agents: list[dict]) -> list[dict]:
+    """``accept.json`` of ``node``: whom it lets in, by the digest of the token that each of them shows."""
+    nodes = [
+        {"node": peer["name"], "sha256": _sha256(_node_token(mesh, peer["name"], node))}
+        for peer in peers
+        if not peer["dial"]
+    ]
+    tokens = [
+        {"agent": agent["name"], "sha256": _sha256(agent_token(mesh, node, agent["name"]))} for agent in agents
+    ]
+    return nodes + tokens
+
+
+def agent_token(mesh: dict, node: str, agent: str) -> str:
+    """The token that ``agent`` shows to its own node."""
+    return _token(_derive(mesh, AGENT_TOKEN, node, agent, _generation(mesh, node)))
+
+
+def conflicts(ours: dict, theirs: dict) -> list[str]:
+    """The peers for which two ``keys.json`` give one key id to different keys: they come of different mesh secrets."""
+    return sorted(
+        peer
+        for peer, held in theirs.items()
+        for mine in ours.get(peer, [])
+        if any(key["kid"] == mine["kid"] and key["key"] != mine["key"] for key in held)
+    )
+
+
+def _pair_key(mesh: dict, one: str, other: str) -> dict:
+    low, high = sorted((one, other))
+    generations = _generation(mesh, low), _generation(mesh, high)
+    key = _derive(mesh, PAIR_KEY, low, high, *generations)
+    return {"kid": ".".join(generations), "key": base64.b64encode(key).decode()}
+
+
+def _node_token(mesh: dict, dialler: str, acceptor: str) -> str:
+    """Good in one direction and at one node."""
+    generations = _generation(mesh, dialler), _generation(mesh, acceptor)
+    return _token(_derive(mesh, NODE_TOKEN, dialler, acceptor, *generations))
+
+
+def _derive(mesh: dict, *label: str) -> bytes:
+    framed = b"".join(len(part).to_bytes(4, "big") + part for part in (text.encode() for text in label))
+    return hmac.digest(_secret(mesh), framed, hashlib.sha256)
+
+
+def _secret(mesh: dict) -> bytes:
+    try:
+        secret = base64.b64decode(mesh["mesh_secret"], validate=True)
+    except (KeyError, TypeError, ValueError):
+        raise BadMeshSecret("mesh_secret is missing, or is not base64: restore the file from a backup") from None
+    if len(secret) != 32:
+        raise BadMeshSecret(f"mesh_secret has {len(secret)} bytes instead of 32: restore the file from a backup")
+    return secret
+
+
+def _generation(mesh: dict, node: str) -> str:
+    """A node that the file does not name is in its first."""
+    generation = (mesh.get("generations") or {}).get(node, 1)
+    if not isinstance(generation, int) or generation < 1:
+        raise BadMeshSecret(f"the generation of {node} is not a whole number from 1 on")
+    return str(generation)
+
+
+def _token(key: bytes) -> str:
+    return base64.urlsafe_b64encode(key).rstrip(b"=").decode()
+
+
+def _sha256(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+class FilterModule:
+    """``mesh | trishula_keys(node, peers)`` and its likes."""
+
+    def filters(self) -> dict:
+        """As Ansible asks for them."""
+        return {
+            "trishula_keys": keys,
+            "trishula_dial": dial,
+            "trishula_accept": accept,
+            "trishula_agent_token": agent_token,
+            "trishula_key_conflicts": conflicts,
+        }
