@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import testinfra
 from testinfra.utils.ansible_runner import AnsibleRunner
+
 from topology.nodes import Node
 
 if TYPE_CHECKING:

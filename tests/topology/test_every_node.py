@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import json
 import os
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+
 from topology.nodes import CREDENTIALS, MAILBOXES, SERVICE, TLS
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ FILES = ["accept.json", "dial.json", "keys.json"]
 
 
 def rendered(template: Path, inventory: Path, root: Path) -> dict[str, str]:
-    """What Ansible makes of a role's template for each host, from the inventory, the wiring and the role's own words."""
+    """What Ansible makes of a role's template for each host, from inventory, wiring and the role's own words."""
     role = template.parents[1]
     words = [role / "defaults/main.yml", role / "vars/main.yml", root / "playbooks/group_vars/trishula.yml"]
     done = subprocess.run(
@@ -134,8 +135,8 @@ def test_the_certificate_is_this_nodes_own_from_the_mesh_ca(node: Node) -> None:
     assert names.get_values_for_type(x509.IPAddress) == [ipaddress.ip_address("127.0.0.1")]
     assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
 
-    left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-    assert datetime.timedelta(days=60) < left <= datetime.timedelta(days=365)
+    left = certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
+    assert dt.timedelta(days=60) < left <= dt.timedelta(days=365)
 
 
 def test_the_certificate_is_readable_by_the_node_and_by_nobody_else(node: Node) -> None:

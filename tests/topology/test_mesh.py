@@ -8,6 +8,7 @@ import json
 import time
 
 import pytest
+
 from topology.nodes import SERVICE, Node, eventually
 
 PAIRS = list(itertools.permutations(["mac", "agni", "rushabdev"], 2))

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
+
     from topology.nodes import Node
 
 

@@ -1,4 +1,4 @@
-"""What the hosts have written down by now. Pytest goes by name: this comes last, after all that could have been said."""
+"""What the hosts have written down. Pytest goes by name: this comes last, after all that could have been said."""
 
 from __future__ import annotations
 
