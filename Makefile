@@ -38,12 +38,13 @@ demo: $(venv) ## three nodes as processes: no Docker, no root
 test: $(venv) ## what CI runs: lint, all Python tests, the converged hosts
 	@scripts/test
 
-lint: $(venv) ## ruff, mypy --strict, yamllint, ansible-lint
+lint: $(venv) ## ruff, mypy --strict, yamllint, ansible-lint, shellcheck
 	ruff check .
 	ruff format --check .
 	mypy
 	yamllint --strict .
 	ansible-lint
+	shellcheck -x scripts/engine scripts/base-image scripts/venv scripts/test .ci/run
 
 unit: $(venv) ## the Python tests alone, without Docker
 	pytest
