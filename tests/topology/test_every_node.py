@@ -97,8 +97,11 @@ def test_credentials_are_for_root_and_reach_the_node_by_systemd_alone(node: Node
         file = node.host.file(f"{CREDENTIALS}/{name}")
         assert (file.user, file.group, file.mode) == ("root", "root", 0o600)
         assert node.run("cat", file.path, user="trishula").rc != 0
-    loaded = node.properties(SERVICE, "LoadCredential")["LoadCredential"]
-    assert set(loaded.split()) == {f"{name}:{CREDENTIALS}/{name}" for name in FILES}
+    handed_over = f"/run/credentials/{SERVICE}"
+    environment = node.read(f"/proc/{node.pid}/environ").decode().split("\0")
+    assert f"CREDENTIALS_DIRECTORY={handed_over}" in environment
+    assert sorted(node.host.file(handed_over).listdir()) == FILES
+    assert node.run("ls", handed_over, user="nobody").rc != 0
 
 
 def test_no_secret_is_in_an_argument_an_environment_or_the_configuration(node: Node) -> None:
