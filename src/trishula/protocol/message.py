@@ -151,7 +151,7 @@ def _check(value: dict[str, Any]) -> None:
         )
     if not isinstance(sender, str) or not (is_agent(sender) or sender == PROBE):
         raise MessageError(f"{_short(sender)} is no agent's name", key="from", value=_short(sender))
-    if to is None or to == []:
+    if to in (None, "", []):
         raise MessageError('the message has no recipient: "to" is missing', key="to", fix='set "to"')
     names = [to] if isinstance(to, str) else to
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
