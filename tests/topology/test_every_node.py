@@ -5,15 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import json
-import os
 import subprocess
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from topology.nodes import CREDENTIALS, MAILBOXES, SERVICE, TLS
+from topology.nodes import CONFIG, CREDENTIALS, MAILBOXES, SERVICE, TLS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,39 +28,26 @@ FILES = ["accept.json", "dial.json", "keys.json"]
 # ── The unit ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def rendered(template: Path, inventory: Path, root: Path) -> dict[str, str]:
-    """What Ansible makes of a role's template for each host, from inventory, wiring and the role's own words."""
-    role = template.parents[1]
-    words = [role / "defaults/main.yml", role / "vars/main.yml", root / "playbooks/group_vars/trishula.yml"]
-    done = subprocess.run(
-        [
-            *("ansible", "trishula", "--inventory", inventory, "--module-name", "debug"),
-            *("--args", f"msg={{{{ lookup('template', '{template}') }}}}"),
-            *(f"--extra-vars=@{file}" for file in words),
-        ],
-        cwd=root,
-        env=os.environ | {"ANSIBLE_LOAD_CALLBACK_PLUGINS": "1", "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    hosts = json.loads(done.stdout)["plays"][0]["tasks"][0]["hosts"]
-    return {name: result["msg"] for name, result in hosts.items()}
+@pytest.fixture(scope="module")
+def rendered(inventory: Path, pytestconfig: pytest.Config) -> dict[str, Any]:
+    """What the roles' templates give for each host."""
+    render = pytestconfig.rootpath / "tests/contract/render.py"
+    done = subprocess.run([sys.executable, render, inventory], capture_output=True, text=True, check=True)
+    return {host: parts["templates"] for host, parts in json.loads(done.stdout).items()}
 
 
-@pytest.fixture(scope="module", params=["trishula-node.service", "trishula-node.socket"])
-def unit(request: pytest.FixtureRequest, inventory: Path, pytestconfig: pytest.Config) -> tuple[str, dict[str, str]]:
-    root = pytestconfig.rootpath
-    template = root / f"roles/trishula_node/templates/{request.param}.j2"
-    return request.param, rendered(template, inventory, root)
-
-
-def test_the_unit_is_its_template_and_nothing_is_added_to_it(node: Node, unit: tuple[str, dict[str, str]]) -> None:
-    name, text = unit
-    path = f"/etc/systemd/system/{name}"
-    loaded = node.properties(name, "FragmentPath", "DropInPaths", "NeedDaemonReload")
+@pytest.mark.parametrize("unit", ["trishula-node.service", "trishula-node.socket"])
+def test_the_unit_is_its_template_and_nothing_is_added_to_it(node: Node, unit: str, rendered: dict[str, Any]) -> None:
+    path = f"/etc/systemd/system/{unit}"
+    loaded = node.properties(unit, "FragmentPath", "DropInPaths", "NeedDaemonReload")
     assert loaded == {"FragmentPath": path, "DropInPaths": "", "NeedDaemonReload": "no"}
-    assert node.read(path).decode() == text[node.name]
+    assert node.read(path).decode() == rendered[node.name]["trishula_node"][unit]
+
+
+def test_the_configuration_is_its_template(node: Node, rendered: dict[str, Any]) -> None:
+    file = node.host.file(CONFIG)
+    assert (file.user, file.group, file.mode) == ("root", "trishula", 0o640)
+    assert node.read(CONFIG).decode() == rendered[node.name]["trishula_node"]["node.toml"]
 
 
 def test_the_service_runs_and_comes_back_at_boot(node: Node) -> None:
