@@ -33,7 +33,8 @@ from trishula.protocol.effects import (
 )
 from trishula.protocol.envelope import Envelope, Key, Receipt, State
 from trishula.protocol.errors import MessageError, SendError
-from trishula.protocol.link import CLOSE_REPLACED, Introduction
+from trishula.protocol.frames import Introduction
+from trishula.protocol.link import CLOSE_REPLACED
 from trishula.protocol.message import Message, digest_of, inspect
 from trishula.protocol.names import PROBE
 from trishula.protocol.records import (

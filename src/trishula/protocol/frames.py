@@ -45,10 +45,9 @@ class Frame(Struct, frozen=True, tag_field="frame", tag=str.lower):
 # ---------------------------------------------------------------- between nodes
 
 
-class Hello(Frame, frozen=True):
-    """The dialler's first frame: who it is, what it speaks, what it takes."""
+class Introduction(Struct, frozen=True):
+    """What a node says of itself when a link comes up."""
 
-    versions: tuple[Count, Count]
     node: NodeName
     incarnation: Note
     """Changes with every new or restored store."""
@@ -57,15 +56,18 @@ class Hello(Frame, frozen=True):
     window_bytes: Count
 
 
+class Hello(Frame, frozen=True):
+    """The dialler's first frame: the first and the last version that it speaks, and who it is."""
+
+    versions: tuple[Count, Count]
+    me: Introduction
+
+
 class Welcome(Frame, frozen=True):
     """The answer to `Hello`, with the version that both speak from here on."""
 
     version: Count
-    node: NodeName
-    incarnation: Note
-    software: Note
-    max_message_bytes: Count
-    window_bytes: Count
+    me: Introduction
 
 
 class SignedEnvelope(Struct, frozen=True, rename={"sender": "from"}):

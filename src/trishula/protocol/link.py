@@ -22,6 +22,7 @@ from enum import Enum
 from trishula.protocol import frames
 from trishula.protocol.clock import Instant
 from trishula.protocol.errors import FrameError
+from trishula.protocol.frames import Introduction
 
 PING_EVERY = 1.0
 SUSPECT_AFTER = 2.0
@@ -59,17 +60,6 @@ _TABLE: dict[tuple[LinkState, Side], frozenset[type]] = {
     (LinkState.CLOSED, Side.DIALLER): frozenset(),
     (LinkState.CLOSED, Side.LISTENER): frozenset(),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Introduction:
-    """What a node says of itself when a link comes up."""
-
-    node: str
-    incarnation: str
-    software: str
-    max_message_bytes: int
-    window_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +115,7 @@ class Link:
         """What to say first: the dialler speaks."""
         if self.side is Side.LISTENER:
             return []
-        me = self._me
-        return [
-            Transmit(
-                frames.Hello(
-                    versions=frames.VERSIONS,
-                    node=me.node,
-                    incarnation=me.incarnation,
-                    software=me.software,
-                    max_message_bytes=me.max_message_bytes,
-                    window_bytes=me.window_bytes,
-                )
-            )
-        ]
+        return [Transmit(frames.Hello(frames.VERSIONS, self._me))]
 
     def bytes_arrived(self, now: Instant) -> None:
         self._heard = now.mono
@@ -195,7 +173,7 @@ class Link:
                 low, high = frames.VERSIONS
                 if not low <= frame.version <= high:
                     raise FrameError(f"version {frame.version} is not one of {low} to {high}", close_code=CLOSE_VERSION)
-                return self._open(now, frame)
+                return self._open(now, frame.me)
             case frames.Ping():
                 return [Transmit(frames.Pong(sent=frame.sent, read=now.wall))]
             case frames.Pong():
@@ -213,38 +191,14 @@ class Link:
                 "no common version: it speaks {}-{}, we speak {}-{}".format(*hello.versions, *frames.VERSIONS),
                 close_code=CLOSE_VERSION,
             )
-        opened = self._open(now, hello)
-        me = self._me
-        return [
-            Transmit(
-                frames.Welcome(
-                    version=high,
-                    node=me.node,
-                    incarnation=me.incarnation,
-                    software=me.software,
-                    max_message_bytes=me.max_message_bytes,
-                    window_bytes=me.window_bytes,
-                )
-            ),
-            *opened,
-        ]
+        return [Transmit(frames.Welcome(high, self._me)), *self._open(now, hello.me)]
 
-    def _open(self, now: Instant, greeting: frames.Hello | frames.Welcome) -> list[LinkEvent]:
-        if greeting.node != self.peer:
-            raise FrameError(f"its credential is {self.peer}'s, but it calls itself {greeting.node}")
+    def _open(self, now: Instant, peer: Introduction) -> list[LinkEvent]:
+        if peer.node != self.peer:
+            raise FrameError(f"its credential is {self.peer}'s, but it calls itself {peer.node}")
         self.state = LinkState.OPEN
         self._next_ping = now.mono
-        return [
-            Opened(
-                Introduction(
-                    node=greeting.node,
-                    incarnation=greeting.incarnation,
-                    software=greeting.software,
-                    max_message_bytes=greeting.max_message_bytes,
-                    window_bytes=greeting.window_bytes,
-                )
-            )
-        ]
+        return [Opened(peer), *self.tick(now)]
 
     def _measure(self, now: Instant, pong: frames.Pong) -> None:
         sent = self._pings.pop(pong.sent, None)

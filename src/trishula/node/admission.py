@@ -1,0 +1,73 @@
+"""Who gets in, and as what: decided by the credential, before the upgrade (RFC 6455, section 4.2.2; RFC 6750)."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from http import HTTPStatus
+
+from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Request, Response
+
+from trishula.node.credentials import Credentials, Identity
+from trishula.node.logs import Sparing
+
+log = logging.getLogger(__name__)
+
+_SCHEME = "bearer "
+
+
+class Admission:
+    """Answers upgrade requests on the mesh port. `ready` says why the node is not ready, or nothing."""
+
+    def __init__(self, credentials: Credentials, ready: Callable[[], str]) -> None:
+        self._credentials = credentials
+        self._ready = ready
+        self._log = Sparing(log)
+
+    def admit(self, connection: ServerConnection, request: Request, address: str) -> Identity | Response:
+        """Whose connection this is, or the answer that turns it away."""
+        if request.path == "/healthz":
+            return connection.respond(HTTPStatus.OK, "alive\n")
+        if request.path == "/readyz":
+            problem = self._ready()
+            status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
+            return connection.respond(status, f"{problem or 'ready'}\n")
+        identity, why = self._identify(request)
+        if identity is not None:
+            return identity
+        self._log.warning(f"{address} {why}", f"turned away {address}: {why}")
+        response = connection.respond(HTTPStatus.UNAUTHORIZED, "A bearer token of this node is needed.\n")
+        response.headers["WWW-Authenticate"] = 'Bearer realm="trishula"'
+        return response
+
+    def _identify(self, request: Request) -> tuple[Identity | None, str]:
+        headers = request.headers.get_all("Authorization")
+        if len(headers) != 1:
+            return None, "more than one token" if headers else "no token"
+        given = headers[0]
+        if given[: len(_SCHEME)].lower() != _SCHEME:
+            return None, "not a bearer token"
+        identity = self._credentials.identify(given[len(_SCHEME) :].strip())
+        return identity, "" if identity else "a token that is not good here"
+
+
+class Crowd:
+    """Counts connections by address, so that one address can't take all there are."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count: Counter[str] = Counter()
+
+    def enter(self, address: str) -> bool:
+        """Whether there is room for one more; call `leave` afterwards if so."""
+        if self._count[address] >= self._most:
+            return False
+        self._count[address] += 1
+        return True
+
+    def leave(self, address: str) -> None:
+        self._count[address] -= 1
+        if not self._count[address]:
+            del self._count[address]

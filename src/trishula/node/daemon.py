@@ -1,0 +1,204 @@
+"""The node from start to stop: one TaskGroup, each task with a name."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import ssl
+import time
+from typing import Any
+
+import trishula
+from trishula.node import logs, queries, systemd
+from trishula.node.admission import Admission, Crowd
+from trishula.node.config import Config
+from trishula.node.credentials import Identity
+from trishula.node.dialer import Dialer
+from trishula.node.hub import Hub
+from trishula.node.links import LinkWire
+from trishula.node.listener import Doorman, listening_socket
+from trishula.node.mailbox import Projector, make_mailboxes
+from trishula.node.sessions import Session
+from trishula.node.store import Store
+from trishula.node.tls import client_context, server_context
+from trishula.node.wire import ServerWire, largest_frame
+from trishula.protocol.errors import TrishulaError
+from trishula.protocol.link import Side
+
+log = logging.getLogger(__name__)
+
+SOFTWARE = f"trishula/{trishula.__version__}"
+
+
+def run(config: Config) -> int:
+    """Run the node until SIGTERM or SIGINT. Returns the exit code; a reason for failure is in the log."""
+    logs.set_up()
+    os.umask(0o007)
+    code = 0
+    try:
+        asyncio.run(_main(config))
+    except* TrishulaError as errors:
+        for error in errors.exceptions:
+            log.critical("%s", error)
+        code = 1
+    return code
+
+
+async def _main(config: Config) -> None:
+    server_tls, client_tls = server_context(config), client_context(config)
+    make_mailboxes(config.mailbox_dir, config.agents)
+    config.runtime_dir.mkdir(parents=True, exist_ok=True)
+    sockets = systemd.inherited_sockets() or [listening_socket(config.listen_address, config.listen_port)]
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with Store(config.state_dir / "store", config.node) as store, asyncio.TaskGroup() as tasks:
+        node = Node(config, store, sockets)
+        node.start(tasks, server_tls, client_tls)
+        log.info("node %s (%s) listens on %s", config.node, SOFTWARE, ", ".join(node.listening))
+        systemd.notify(f"READY=1\nSTATUS=listening on {', '.join(node.listening)}")
+        await stop.wait()
+        systemd.notify("STOPPING=1")
+        log.info("node %s stops", config.node)
+        await node.stop()
+
+
+class Node:
+    """The parts of a running node, and what they share."""
+
+    def __init__(self, config: Config, store: Store, sockets: list[socket.socket]) -> None:
+        self.node = config.node
+        self.limits = config.limits
+        self.software = SOFTWARE
+        self.store = store
+        self.listening = [_name(sock) for sock in sockets]
+        self.filer = Projector(config.mailbox_dir, config.agents, store)
+        self.hub = Hub(config, store, self.filer, SOFTWARE)
+        self._config = config
+        self._sockets = sockets
+        self._doorman = Doorman(
+            self._welcome, max_frame=largest_frame(config.limits), handshake_timeout_s=config.handshake_timeout_s
+        )
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._started = time.monotonic()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, tasks: asyncio.TaskGroup, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:
+        """Start all tasks in `tasks`; any that fails stops the node."""
+        config = self._config
+        max_frame = largest_frame(config.limits)
+        doorman = self._doorman
+        admission = Admission(config.credentials, self.problem)
+        crowd = Crowd(config.connections_per_address)
+
+        def start(coroutine: Any, name: str) -> None:
+            self._tasks.append(tasks.create_task(coroutine, name=name))
+
+        asyncio.get_running_loop().set_exception_handler(self._break)
+        self.hub.start()
+        start(_raise_from(self._broken), "callbacks")
+        start(_raise_from(self.store.broken), "store")
+        start(self.filer.run(), "mailboxes")
+        start(_feed_watchdog(), "watchdog")
+        for name, agent, group in self._agent_sockets():
+            path = config.runtime_dir / f"{name}.sock"
+            start(doorman.serve_agent(path, agent, group), f"agents on {path.name}")
+        for sock in self._sockets:
+            start(doorman.serve_tcp(sock, lambda: server_tls, admission, crowd), f"listener on {_name(sock)}")
+        for peer in config.peers.values():
+            if peer.dial:
+                token = config.credentials.dial[peer.name]
+                dialer = Dialer(peer.name, peer.url, token, lambda: client_tls, self.hub, max_frame=max_frame)
+                start(dialer.run(), f"dialer to {peer.name}")
+
+    async def stop(self) -> None:
+        """Say goodbye to the peers, then end all tasks."""
+        for link in list(self.hub.links.values()):
+            link.leave("the node stops")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._doorman.close()
+
+    def problem(self) -> str:
+        """Why the node is not ready, or nothing."""
+        if self.store.problem:
+            return f"the store can't be written: {self.store.problem}"
+        if self.filer.problem:
+            return f"mailbox files can't be written: {self.filer.problem}"
+        return ""
+
+    async def status(self) -> dict[str, Any]:
+        """What `trishula status` shows."""
+        unread = await self.store.read(queries.unread)
+        backlogs = await self.store.read(queries.backlogs)
+        problem = self.problem()
+        return {
+            "node": self.node,
+            "version": trishula.__version__,
+            "ready": not problem,
+            "problem": problem,
+            "incarnation": self.store.incarnation,
+            "uptime_s": round(time.monotonic() - self._started, 1),
+            "listening": self.listening,
+            "peers": {peer: self._peer_status(peer, backlogs.get(peer, 0)) for peer in self._config.peers},
+            "agents": {
+                agent: {"unread": unread.get(agent, 0), "attached": self.hub.attached(agent)}
+                for agent in self._config.agents
+            },
+            "store": {"ok": not self.store.problem, "bytes": self.store.path.stat().st_size},
+        }
+
+    def _peer_status(self, peer: str, backlog: int) -> dict[str, Any]:
+        wire = self.hub.link_to(peer)
+        return {
+            "linked": wire is not None,
+            "since": self.hub.since.get(peer),
+            "rtt_ms": None if wire is None or wire.link.rtt_ms is None else round(wire.link.rtt_ms, 3),
+            "offset_ms": None if wire is None or wire.link.offset_ms is None else round(wire.link.offset_ms, 3),
+            "backlog": backlog,
+        }
+
+    def _agent_sockets(self) -> list[tuple[str, str, str | None]]:
+        agents = self._config.agents.values()
+        default = self._config.agents[self._config.default_agent]
+        return [
+            ("node", default.name, default.socket_group),
+            *((agent.name, agent.name, agent.socket_group) for agent in agents),
+        ]
+
+    async def _welcome(self, wire: ServerWire, identity: Identity) -> None:
+        """Serve a connection that was let in."""
+        if identity.agent is not None:
+            await Session(wire, identity.agent, self).run()
+        elif identity.node is not None:
+            reason = await LinkWire(wire, Side.LISTENER, identity.node, self.hub).run()
+            log.warning("link from %s down: %s", identity.node, reason)
+
+    def _break(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback raised. A transport's last words are nothing; anything else means that we don't know our state."""
+        error = context.get("exception")
+        if error is None or isinstance(error, OSError):
+            log.warning("%s%s", context["message"], f": {error}" if error else "")
+        elif not self._broken.done():
+            self._broken.set_exception(error)
+
+
+async def _raise_from(broken: asyncio.Future[None]) -> None:
+    await broken
+
+
+async def _feed_watchdog() -> None:
+    interval = systemd.watchdog_interval()
+    while interval is not None:
+        systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(interval)
+
+
+def _name(sock: socket.socket) -> str:
+    address = sock.getsockname()
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

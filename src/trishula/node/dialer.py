@@ -1,0 +1,96 @@
+"""Peers that this side dials: for ever, with full jitter."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Callable
+from typing import Any, cast
+
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
+
+from trishula.node.links import LinkOwner, LinkWire
+from trishula.node.logs import Sparing
+from trishula.node.wire import SETTINGS, ClientWire
+from trishula.protocol.backoff import full_jitter
+from trishula.protocol.link import Side
+
+log = logging.getLogger(__name__)
+
+# A peer that is back is linked in under 5 s: the wait and one attempt together stay below that.
+_BASE = 0.1
+_CAP = 2.0
+_ATTEMPT_WITHIN = 2.5
+
+_random = random.SystemRandom().random
+
+
+class Dialer:
+    """Keeps a link to one peer."""
+
+    def __init__(
+        self,
+        peer: str,
+        url: str,
+        token: str,
+        context: Callable[[], ssl.SSLContext],
+        owner: LinkOwner,
+        *,
+        max_frame: int,
+    ) -> None:
+        self._peer = peer
+        self._url = url
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._context = context
+        self._owner = owner
+        self._max_frame = max_frame
+        self._log = Sparing(log, every=60.0)
+
+    async def run(self) -> None:
+        """For ever: dial, serve the link, wait a little."""
+        attempt = 0
+        while True:
+            if await self._dial():
+                attempt = 0
+            await asyncio.sleep(full_jitter(attempt, base=_BASE, cap=_CAP, random=_random()))
+            attempt += 1
+
+    async def _dial(self) -> bool:
+        """One link, or none. True if it was greeted."""
+        try:
+            wire = await connect(
+                self._url,
+                ssl=self._context(),
+                additional_headers=self._headers,
+                user_agent_header=None,
+                compression=None,
+                proxy=None,
+                open_timeout=_ATTEMPT_WITHIN,
+                max_size=self._max_frame,
+                create_connection=ClientWire,
+                **cast(dict[str, Any], SETTINGS),
+            )
+        except (OSError, TimeoutError, InvalidHandshake, InvalidURI, EOFError) as error:
+            why = _why(error)
+            self._log.warning(why, f"can't link to {self._peer} ({self._url}): {why}")
+            return False
+        link = LinkWire(cast(ClientWire, wire), Side.DIALLER, self._peer, self._owner)
+        reason = await link.run()
+        log.warning("link to %s down: %s", self._peer, reason)
+        return link.up
+
+
+def _why(error: Exception) -> str:
+    match error:
+        case InvalidStatus():
+            status = error.response.status_code
+            return "it does not accept our token (401)" if status == 401 else f"it answered {status}"  # noqa: PLR2004
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not good: {error.verify_message}"
+        case TimeoutError():
+            return "no answer in time"
+        case _:
+            return str(error) or type(error).__name__

@@ -1,0 +1,199 @@
+"""The engine in its node: events go in, and each effect goes to whom it concerns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from trishula.node import queries
+from trishula.node.config import Config
+from trishula.node.links import LinkWire
+from trishula.node.store import Store
+from trishula.node.wire import now
+from trishula.protocol import effects, frames
+from trishula.protocol.engine import LOOPBACK, Engine
+from trishula.protocol.errors import SendError
+from trishula.protocol.frames import Introduction
+from trishula.protocol.message import Message
+from trishula.protocol.records import Entry, Progress, Result
+
+log = logging.getLogger(__name__)
+
+
+class Submitter(Protocol):
+    """Who submitted a message: hears of its fate."""
+
+    def stored(self, effect: effects.Stored) -> None: ...
+
+    def rejected(self, effect: effects.Rejected) -> None: ...
+
+
+class Listener(Protocol):
+    """An attached agent."""
+
+    def progressed(self, progress: Progress) -> None: ...
+
+    def arrived(self, entry: Entry) -> None: ...
+
+
+class Filer(Protocol):
+    """Who writes the mailbox files."""
+
+    def wake(self) -> None: ...
+
+
+class Hub:
+    """Carries out effects. Everything here runs on the event loop."""
+
+    def __init__(self, config: Config, store: Store, filer: Filer, software: str) -> None:
+        self.introduction = Introduction(
+            node=config.node,
+            incarnation=store.incarnation,
+            software=software,
+            max_message_bytes=config.limits.max_message_bytes,
+            window_bytes=config.limits.window_bytes,
+        )
+        self.engine = Engine(
+            config.node,
+            config.directory(),
+            config.credentials.keyring,
+            config.limits,
+            config.peers,
+            random.SystemRandom().random,
+        )
+        self.links: dict[int, LinkWire] = {}
+        self.since: dict[str, int] = {}
+        """When the link to each node last came up or went down, in ms since 1970."""
+        self._config = config
+        self._store = store
+        self._filer = filer
+        self._listeners: dict[str, set[Listener]] = defaultdict(set)
+        self._last_link = LOOPBACK
+        self._timer: asyncio.TimerHandle | None = None
+        self._loads: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin with what the store holds."""
+        self._store.start(self._committed, self._failed)
+        self._carry_out(self.engine.start())
+
+    # ------------------------------------------------------------ agents
+
+    def attach(self, agent: str, listener: Listener) -> None:
+        self._listeners[agent].add(listener)
+
+    def detach(self, agent: str, listener: Listener) -> None:
+        self._listeners[agent].discard(listener)
+
+    def attached(self, agent: str) -> int:
+        return len(self._listeners[agent])
+
+    def submit(self, submitter: Submitter, message: Message, ttl_ms: int | None) -> None:
+        self._carry_out(self.engine.submit(now(), submitter, message, ttl_ms))
+
+    def probe(self, submitter: Submitter, message: Message, node: str, ttl_ms: int) -> None:
+        self._carry_out(self.engine.probe(now(), submitter, message, node, ttl_ms))
+
+    # ------------------------------------------------------------ links
+
+    def link_up(self, wire: LinkWire, peer: Introduction) -> int:
+        self._last_link += 1
+        self.links[self._last_link] = wire
+        moment = now()
+        self.since[peer.node] = moment.wall
+        log.info("link to %s up (%s, %s)", peer.node, wire.link.side.value, peer.software)
+        self._carry_out(self.engine.link_up(moment, self._last_link, peer))
+        return self._last_link
+
+    def link_down(self, number: int) -> None:
+        wire = self.links.pop(number)
+        moment = now()
+        self._carry_out(self.engine.link_down(moment, number))
+        if not self.engine.linked(wire.link.peer):
+            self.since[wire.link.peer] = moment.wall
+
+    def heard(self, number: int, frame: frames.Deliver | frames.Ack | frames.Receipts | frames.Defer) -> None:
+        self._carry_out(self.engine.receive(now(), number, frame))
+
+    def link_to(self, node: str) -> LinkWire | None:
+        """The newest link to a node, if it is up."""
+        return next((wire for wire in reversed(self.links.values()) if wire.link.peer == node), None)
+
+    # ------------------------------------------------------------ store
+
+    def _committed(self, done: list[tuple[int, Sequence[Result]]]) -> None:
+        self._carry_out(self.engine.committed(now(), done))
+
+    def _failed(self, batches: list[int], error: SendError) -> None:
+        log.error("nothing could be stored: %s", error)
+        self._carry_out(self.engine.failed(now(), batches, error))
+
+    def _load(self, effect: effects.Load) -> None:
+        task = asyncio.create_task(self._load_and_hand_over(effect), name=f"load for {effect.dest}")
+        self._loads.add(task)
+        task.add_done_callback(self._loads.discard)
+        task.add_done_callback(_raise_if_failed)
+
+    async def _load_and_hand_over(self, effect: effects.Load) -> None:
+        rows = await self._store.read(
+            lambda db: queries.pending(
+                db, self._config.node, effect.dest, urgent=effect.urgent, after=effect.after, limit=effect.limit
+            )
+        )
+        complete = len(rows) < effect.limit
+        self._carry_out(self.engine.loaded(now(), effect.dest, rows, urgent=effect.urgent, complete=complete))
+
+    # ------------------------------------------------------------ effects
+
+    def _carry_out(self, todo: Iterable[effects.Effect]) -> None:  # noqa: C901, PLR0912 - an arm for each effect
+        for effect in todo:
+            match effect:
+                case effects.Commit(batch, records):
+                    self._store.submit(batch, records)
+                case effects.Transmit(link, frame):
+                    if link in self.links:
+                        self.links[link].transmit(frame)
+                case effects.Arrived(entry):
+                    self._filer.wake()
+                    for listener in self._listeners[entry.key.to]:
+                        listener.arrived(entry)
+                case effects.Progressed(progress):
+                    for listener in self._listeners[progress.key.sender]:
+                        listener.progressed(progress)
+                case effects.Stored(ref):
+                    self._filer.wake()
+                    ref.stored(effect)  # type: ignore[attr-defined]  # what submit and probe take
+                case effects.Rejected(ref):
+                    ref.rejected(effect)  # type: ignore[attr-defined]  # likewise
+                case effects.Load():
+                    self._load(effect)
+                case effects.Disconnect(link, code, reason):
+                    if link in self.links:
+                        self.links[link].hang_up(code, reason)
+                case effects.Warn(text):
+                    log.warning("%s", text)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        due = self.engine.deadline()
+        if self._timer is not None:
+            if due is not None and self._timer.when() <= due:
+                return  # early is fine: tick looks at the clock itself
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            self._timer = asyncio.get_running_loop().call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._carry_out(self.engine.tick(now()))
+
+
+def _raise_if_failed(task: asyncio.Task[None]) -> None:
+    """Into the loop's exception handler, which ends the node: nothing may fail unheard."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise error

@@ -1,0 +1,215 @@
+"""The listening side: TLS connections on the mesh port, plain ones on the agents' Unix sockets.
+
+Connections are accepted here and not by `websockets.serve`, because asyncio keeps a failed TLS handshake to itself and
+an operator needs the line in the journal: who came, and what was wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, cast
+
+from websockets.asyncio.server import Server, ServerConnection
+from websockets.frames import CloseCode
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from trishula.node.admission import Admission, Crowd
+from trishula.node.credentials import Identity
+from trishula.node.logs import Sparing
+from trishula.node.wire import CLOSE_WITHIN, SETTINGS, ServerWire
+from trishula.protocol.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[ServerWire, Identity], Awaitable[None]]
+
+_ACCEPT_PAUSE = 0.5
+_BACKLOG = 512
+
+
+class _Serving:
+    """What a `ServerConnection` wants of its server: here each connection is served by its own task."""
+
+    def __init__(self, handler: Callable[[ServerConnection], Awaitable[None]], tasks: set[asyncio.Task[None]]) -> None:
+        self.handler = handler
+        self.handler_tasks = tasks
+
+    def is_serving(self) -> bool:
+        return True
+
+
+class Doorman:
+    """Accepts connections and gives those that may enter to `handler`, which must not raise."""
+
+    def __init__(self, handler: Handler, *, max_frame: int, handshake_timeout_s: float) -> None:
+        self._handler = handler
+        self._max_frame = max_frame
+        self._timeout = handshake_timeout_s
+        self._log = Sparing(log)
+        self._open: set[ServerWire] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve_tcp(
+        self, sock: socket.socket, context: Callable[[], ssl.SSLContext], admission: Admission, crowd: Crowd
+    ) -> None:
+        """Accept on the mesh port for ever. `context` gives the TLS context for the next connection."""
+        loop = asyncio.get_running_loop()
+        with sock:
+            async with asyncio.TaskGroup() as handshakes:
+                while True:
+                    try:
+                        connection, peer = await loop.sock_accept(sock)
+                    except OSError as error:
+                        # Out of file descriptors, or the peer has gone already: neither is a reason to stop.
+                        self._log.warning("accept", f"could not accept a connection: {error}")
+                        await asyncio.sleep(_ACCEPT_PAUSE)
+                        continue
+                    address = str(peer[0])
+                    if not crowd.enter(address):
+                        self._log.warning(f"{address} crowd", f"turned away {address}: too many connections from there")
+                        connection.close()
+                        continue
+                    handshakes.create_task(self._shake_hands(connection, address, context(), admission, crowd))
+
+    async def _shake_hands(
+        self, sock: socket.socket, address: str, context: ssl.SSLContext, admission: Admission, crowd: Crowd
+    ) -> None:
+        def admit(connection: ServerConnection, request: Request) -> Identity | Response:
+            return admission.admit(connection, request, address)
+
+        async def serve(connection: ServerConnection) -> None:
+            try:
+                await self._serve(cast(ServerWire, connection), admit, address)
+            finally:
+                crowd.leave(address)
+
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._factory(serve), sock, ssl=context, ssl_handshake_timeout=self._timeout, ssl_shutdown_timeout=1
+            )
+        except (OSError, TimeoutError) as error:
+            crowd.leave(address)
+            self._log.warning(f"{address} tls", f"turned away {address}: no TLS handshake ({_why(error)})")
+
+    async def serve_agent(self, path: Path, agent: str, group: str | None) -> None:
+        """Accept `agent` on a Unix socket for ever: who may open the socket is the agent."""
+        identity = Identity(agent=agent)
+
+        async def serve(connection: ServerConnection) -> None:
+            await self._serve(cast(ServerWire, connection), lambda _, __: identity, f"a client of {path.name}")
+
+        # A socket that is left from before is nobody's: the store's lock says that we are alone.
+        path.unlink(missing_ok=True)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.bind(str(path))
+            path.chmod(0o660)
+            if group is not None:
+                os.chown(path, -1, _group_id(group))
+            server = await asyncio.get_running_loop().create_unix_server(
+                self._factory(serve), sock=sock, backlog=_BACKLOG
+            )
+            async with server:
+                await server.serve_forever()
+        finally:
+            sock.close()
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    async def close(self) -> None:
+        """Send everybody home who is still in."""
+        for task in [asyncio.create_task(wire.close(CloseCode.GOING_AWAY, "the node stops")) for wire in self._open]:
+            await task
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_WITHIN)
+
+    def _factory(self, serve: Callable[[ServerConnection], Awaitable[None]]) -> Callable[[], ServerWire]:
+        serving = _Serving(serve, self._tasks)
+
+        def make() -> ServerWire:
+            protocol = ServerProtocol(max_size=self._max_frame)
+            return ServerWire(protocol, cast(Server, serving), **cast(dict[str, Any], SETTINGS))
+
+        return make
+
+    async def _serve(
+        self,
+        connection: ServerWire,
+        admit: Callable[[ServerConnection, Request], Identity | Response],
+        address: str,
+    ) -> None:
+        """One connection from its upgrade request to its end. Never raises."""
+        identity: Identity | None = None
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(self._tasks.discard)
+
+        def decide(connection: ServerConnection, request: Request) -> Response | None:
+            nonlocal identity
+            answer = admit(connection, request)
+            if isinstance(answer, Response):
+                return answer
+            identity = answer
+            return None
+
+        try:
+            async with asyncio.timeout(self._timeout):
+                await connection.handshake(decide, server_header=None)
+        except TimeoutError:
+            self._log.warning(f"{address} slow", f"turned away {address}: no request within {self._timeout:.0f} s")
+            connection.transport.abort()
+            return
+        if connection.state is not State.OPEN or identity is None:
+            if connection.protocol.handshake_exc is not None:
+                why = connection.protocol.handshake_exc
+                self._log.warning(f"{address} http", f"turned away {address}: no WebSocket request ({why})")
+            connection.transport.abort() if connection.request is None else connection.transport.close()
+            return
+        self._open.add(connection)
+        try:
+            async with connection:
+                await self._handler(connection, identity)
+        finally:
+            self._open.discard(connection)
+
+
+def listening_socket(address: str, port: int) -> socket.socket:
+    """A TCP socket that listens. Raises `ConfigError`."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        sock = socket.create_server((address, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"can't listen on {address} port {port}: {error.strerror}",
+            key="listen.port",
+            value=port,
+            fix=f"see what has it with `ss -ltnp sport = :{port}`, or choose another",
+        ) from None
+    sock.setblocking(False)
+    return sock
+
+
+def _group_id(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(
+            f"there is no group {name!r}", key="agents.*.socket_group", value=name, fix="create it, or name another"
+        ) from None
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or str(error)).lower().replace("_", " ")
+    return str(error) or type(error).__name__

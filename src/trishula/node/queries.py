@@ -1,0 +1,122 @@
+"""What the node reads from its store, and the few marks that it sets there itself. Each takes the connection."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from trishula.node.database import SqlRows
+from trishula.protocol.envelope import Envelope, Key
+from trishula.protocol.records import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message in a local agent's inbox."""
+
+    cursor: int
+    sender: str
+    id: str
+    recipient: str
+    origin: str
+    digest: str
+    route: str
+    at: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FileDue:
+    """A payload whose mailbox file is not yet known to be on the disk. `row` is its number in `table`.
+
+    `taken`: an earlier message of this mailbox has the same id, or one that differs in case only.
+    """
+
+    table: str
+    row: int
+    agent: str
+    box: str
+    sender: str
+    id: str
+    payload: bytes
+    taken: bool
+
+
+_LETTER = "cursor, sender, id, recipient, origin, digest, route, at, payload"
+
+
+def pending(
+    db: sqlite3.Connection, node: str, dest: str, *, urgent: bool, after: int, limit: int
+) -> list[tuple[int, Envelope]]:
+    """Unanswered envelopes for `dest` above the seq `after`, in order."""
+    rows = db.execute(
+        "SELECT o.seq, o.sender, o.id, o.recipient, o.expires_at, m.payload"
+        " FROM outgoing o JOIN messages m ON m.sender = o.sender AND m.id = o.id"
+        " WHERE o.dest = ? AND o.urgent = ? AND o.seq > ? AND o.state = 'stored' ORDER BY o.seq LIMIT ?",
+        (dest, urgent, after, limit),
+    )
+    return [(row[0], Envelope(node, dest, Key(*row[1:4]), row[4], row[5], urgent)) for row in rows]
+
+
+def letters(db: sqlite3.Connection, agent: str, *, after: int, limit: int) -> list[Letter]:
+    """Unread messages of `agent` above the cursor `after`, in the order of arrival."""
+    rows = db.execute(
+        f"SELECT {_LETTER} FROM ledger WHERE recipient = ? AND outcome = 'delivered' AND cursor > ?"
+        " ORDER BY cursor LIMIT ?",
+        (agent, after, limit),
+    )
+    return [Letter(*row) for row in rows]
+
+
+def letter(db: sqlite3.Connection, agent: str, message_id: str) -> Letter | None:
+    """The newest message with this id that `agent` got."""
+    row = db.execute(
+        f"SELECT {_LETTER} FROM ledger WHERE recipient = ? AND id = ? AND payload IS NOT NULL"
+        " ORDER BY cursor DESC LIMIT 1",
+        (agent, message_id),
+    ).fetchone()
+    return Letter(*row) if row else None
+
+
+def unread(db: sqlite3.Connection) -> dict[str, int]:
+    """How many unread messages each local agent has; agents with none are left out."""
+    return dict(
+        db.execute("SELECT recipient, count(*) FROM ledger WHERE outcome = 'delivered' GROUP BY recipient").fetchall()
+    )
+
+
+def backlogs(db: sqlite3.Connection) -> dict[str, int]:
+    """How many envelopes wait for an answer, by node; nodes without any are left out."""
+    return dict(db.execute("SELECT dest, count(*) FROM outgoing WHERE state = 'stored' GROUP BY dest").fetchall())
+
+
+def sent(db: sqlite3.Connection, agent: str, message_id: str) -> tuple[str, bytes, tuple[Progress, ...]] | None:
+    """(digest, payload, outcomes) of a message that `agent` sent."""
+    row = db.execute("SELECT digest, payload FROM messages WHERE sender = ? AND id = ?", (agent, message_id)).fetchone()
+    return (row[0], row[1], SqlRows(db).outgoing(agent, message_id)) if row else None
+
+
+def files_due(db: sqlite3.Connection, limit: int) -> list[FileDue]:
+    """Payloads of both boxes whose files are to be written, oldest first within each box."""
+    inbox = db.execute(
+        "SELECT l.cursor, l.recipient, l.sender, l.id, l.payload, EXISTS (SELECT 1 FROM ledger o WHERE"
+        " o.recipient = l.recipient AND o.id = l.id COLLATE NOCASE AND o.cursor < l.cursor AND o.payload IS NOT NULL)"
+        " FROM ledger l WHERE l.projected = 0 ORDER BY l.cursor LIMIT ?",
+        (limit,),
+    )
+    due = [FileDue("ledger", row[0], row[1], "inbox", *row[2:]) for row in inbox]
+    outbox = db.execute(
+        "SELECT m.number, m.sender, m.id, m.payload, EXISTS (SELECT 1 FROM messages o WHERE"
+        " o.sender = m.sender AND o.id = m.id COLLATE NOCASE AND o.number < m.number)"
+        " FROM messages m WHERE m.projected = 0 ORDER BY m.number LIMIT ?",
+        (limit,),
+    )
+    return due + [FileDue("messages", row[0], row[1], "outbox", *row[1:]) for row in outbox]
+
+
+def mark_projected(db: sqlite3.Connection, due: Sequence[FileDue]) -> None:
+    """These files are on the disk."""
+    for table, column in (("ledger", "cursor"), ("messages", "number")):
+        numbers: Iterable[tuple[int]] = [(file.row,) for file in due if file.table == table]
+        db.executemany(f"UPDATE {table} SET projected = 1 WHERE {column} = ?", numbers)

@@ -1,0 +1,195 @@
+"""The store: one writer thread that group-commits, one reader.
+
+All that arrives while a commit runs goes into the next one, so the price of reaching the disk is shared by whoever
+waits for it; under load that is what makes the node fast, and idle it adds nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Self, TypeVar
+
+from trishula.node.database import SqlRows, StoreError, connect, prepare
+from trishula.protocol.errors import SendError
+from trishula.protocol.ledger import apply
+from trishula.protocol.records import Record, Result
+
+_T = TypeVar("_T")
+
+_MOST_PER_COMMIT = 4096
+
+# What passes when the operator makes room; everything else means that the store is not what we think it is.
+_TRANSIENT = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_NOMEM", "SQLITE_READONLY", "SQLITE_CANTOPEN")
+
+Committed = Callable[[list[tuple[int, Sequence[Result]]]], None]
+Failed = Callable[[list[int], SendError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    number: int
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    work: Callable[[sqlite3.Connection], Any]
+    future: asyncio.Future[Any]
+
+
+class Store:
+    """Use as an async context manager. `committed` and `failed` are called on the event loop, in order of commit."""
+
+    def __init__(self, directory: Path, node: str) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = directory / "trishula.db"
+        self._lock = _lock(directory / "lock")
+        try:
+            self.incarnation = prepare(self.path, node)
+        except sqlite3.Error as error:
+            os.close(self._lock)
+            raise StoreError(f"can't open {self.path}: {error}", fix="is the disk full or the file damaged?") from None
+        self.problem = ""
+        """Why the last commit failed; empty while all is well."""
+        self._queue: SimpleQueue[_Batch | _Job | None] = SimpleQueue()
+        self._reader = ThreadPoolExecutor(1, "store-reader")
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self.broken: asyncio.Future[None] = self._loop.create_future()
+        """Fails when the writer finds what it can't go on with."""
+        self._writer_db = connect(self.path)
+        self._reader_db = connect(self.path)
+        self._writer = threading.Thread(target=self._write_forever, name="store-writer", daemon=True)
+        return self
+
+    def start(self, committed: Committed, failed: Failed) -> None:
+        """Begin to commit."""
+        self._committed = committed
+        self._failed = failed
+        self._writer.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._writer.is_alive():
+            self._queue.put(None)
+            await asyncio.to_thread(self._writer.join)
+        self._reader.shutdown(wait=True)
+        self._reader_db.close()
+        self._writer_db.close()
+        os.close(self._lock)
+
+    def submit(self, batch: int, records: tuple[Record, ...]) -> None:
+        """Commit these together; `committed` or `failed` will be told."""
+        self._queue.put(_Batch(batch, records))
+
+    async def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run `work` in the writer's next transaction. Raises what it raises, and `StoreError` if the commit fails."""
+        future: asyncio.Future[_T] = self._loop.create_future()
+        self._queue.put(_Job(work, future))
+        return await future
+
+    async def read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run `work` in the reader thread: it sees all that is committed."""
+        return await self._loop.run_in_executor(self._reader, work, self._reader_db)
+
+    # ------------------------------------------------------------ the writer's thread
+
+    def _write_forever(self) -> None:
+        try:
+            while (group := self._gather()) is not None:
+                self._commit(group)
+        except BaseException as error:  # noqa: BLE001 - the thread must not die unheard
+            self._on_loop(self._break, error)
+
+    def _gather(self) -> list[_Batch | _Job] | None:
+        """Everything that is waiting, at least one; None at the end."""
+        item = self._queue.get()
+        group: list[_Batch | _Job] = []
+        while item is not None:
+            group.append(item)
+            if self._queue.empty() or len(group) >= _MOST_PER_COMMIT:
+                return group
+            item = self._queue.get()
+        if group:
+            self._queue.put(None)
+        return group or None
+
+    def _commit(self, group: list[_Batch | _Job]) -> None:
+        db = self._writer_db
+        rows = SqlRows(db)
+        done: list[tuple[int, Sequence[Result]]] = []
+        answers: list[tuple[asyncio.Future[Any], Any]] = []
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            for item in group:
+                if isinstance(item, _Batch):
+                    done.append((item.number, [apply(rows, record) for record in item.records]))
+                else:
+                    answers.append((item.future, item.work(db)))
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            if not getattr(error, "sqlite_errorname", "").startswith(_TRANSIENT):
+                raise
+            self._on_loop(self._fail, group, error)
+        else:
+            self._on_loop(self._succeed, done, answers)
+
+    # ------------------------------------------------------------ back on the event loop
+
+    def _on_loop(self, callback: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is there to be told
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
+    def _succeed(
+        self, done: list[tuple[int, Sequence[Result]]], answers: list[tuple[asyncio.Future[Any], Any]]
+    ) -> None:
+        self.problem = ""
+        if done:
+            self._committed(done)
+        for future, answer in answers:
+            if not future.done():
+                future.set_result(answer)
+
+    def _fail(self, group: list[_Batch | _Job], error: sqlite3.Error) -> None:
+        self.problem = f"{getattr(error, 'sqlite_errorname', 'SQLITE_ERROR')}: {error}"
+        batches = [item.number for item in group if isinstance(item, _Batch)]
+        if batches:
+            refusal = SendError(
+                f"the store of this node can't be written ({self.problem})",
+                code="store_full",
+                key=str(self.path),
+                fix="make room on the disk; what is stored is safe",
+            )
+            self._failed(batches, refusal)
+        for item in group:
+            if isinstance(item, _Job) and not item.future.done():
+                item.future.set_exception(StoreError(self.problem))
+
+    def _break(self, error: BaseException) -> None:
+        if not self.broken.done():
+            self.broken.set_exception(error)
+
+
+def _lock(path: Path) -> int:
+    """A lock that a second node on the same store runs into, and that dies with the process."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise StoreError(
+            f"another node is running on {path.parent}", key=str(path), fix="stop it, or check node.state_dir"
+        ) from None
+    return descriptor

@@ -1,0 +1,48 @@
+"""What systemd gives a service and wants from it: sockets, readiness, the watchdog. Silent where there is no systemd.
+
+Protocol: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+_FIRST_FD = 3
+
+
+def notify(state: str) -> None:
+    """Tell the service manager, for example `READY=1`."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.connect(address)
+        sock.sendall(state.encode())
+
+
+def inherited_sockets() -> list[socket.socket]:
+    """The listening sockets that were handed over to this process, taken out of the environment."""
+    count = os.environ.pop("LISTEN_FDS", "")
+    pid = os.environ.pop("LISTEN_PID", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if not count.isdigit() or (pid and pid != str(os.getpid())):
+        return []
+    sockets = []
+    for descriptor in range(_FIRST_FD, _FIRST_FD + int(count)):
+        os.set_inheritable(descriptor, False)
+        sock = socket.socket(fileno=descriptor)
+        sock.setblocking(False)
+        sockets.append(sock)
+    return sockets
+
+
+def watchdog_interval() -> float | None:
+    """Seconds between two signs of life, half of what the unit allows; None where nobody watches."""
+    allowed = os.environ.get("WATCHDOG_USEC", "")
+    pid = os.environ.get("WATCHDOG_PID", "")
+    if not allowed.isdigit() or (pid and pid != str(os.getpid())):
+        return None
+    return int(allowed) / 2_000_000
