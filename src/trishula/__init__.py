@@ -1,3 +1,35 @@
 """A durable, signed, real-time message mesh for the agents of a few machines."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trishula.client import Client, Message, Meta, NodeUnreachable, Receipt, Refused, RequestError, TimedOut
+    from trishula.protocol.errors import MessageError, SendError, TrishulaError
+
 __version__ = "2.0.0"
+
+__all__ = [
+    "Client",
+    "Message",
+    "MessageError",
+    "Meta",
+    "NodeUnreachable",
+    "Receipt",
+    "Refused",
+    "RequestError",
+    "SendError",
+    "TimedOut",
+    "TrishulaError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the library when it is asked for: a node, and `trishula --help`, go without it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import trishula.client as library  # noqa: PLC0415 - the point of it
+    from trishula.protocol import errors  # noqa: PLC0415
+
+    return getattr(library if hasattr(library, name) else errors, name)

@@ -1,0 +1,267 @@
+"""The commands of an agent, or of a person who speaks for one: send, inbox, show, status, ping."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import trishula
+from trishula.cli.main import DONE
+from trishula.cli.output import clock, milliseconds, print_json, print_table, visible
+from trishula.cli.usage import UsageError
+from trishula.protocol.frames import Outcome
+
+_PAGE = 1000
+
+Work = Callable[[trishula.Client], Awaitable[int]]
+
+
+def send(arguments: argparse.Namespace) -> int:
+    """`trishula send`."""
+    recipients, message = _message(arguments)
+
+    async def work(mesh: trishula.Client) -> int:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + arguments.timeout
+        if isinstance(message, bytes):
+            receipt = await mesh.send(message)
+        else:
+            receipt = await mesh.send(recipients, **message)
+        problem = None
+        if arguments.wait == "delivered":
+            try:
+                await receipt.delivered(timeout=max(0, deadline - loop.time()))
+            except (trishula.Refused, trishula.TimedOut) as error:
+                problem = error
+        if arguments.json:
+            outcomes = [msgspec.to_builtins(outcome) for outcome in receipt.outcomes]
+            print_json({"id": receipt.id, "digest": receipt.digest, "outcomes": outcomes})
+        else:
+            print(f"stored {receipt.id}")
+            if arguments.wait == "delivered":
+                _print_outcomes(receipt.outcomes)
+        if problem is not None:
+            raise problem
+        return DONE
+
+    return _with_node(arguments, work, timeout=arguments.timeout)
+
+
+def inbox(arguments: argparse.Namespace) -> int:
+    """`trishula inbox`."""
+
+    async def work(mesh: trishula.Client) -> int:
+        messages: list[dict[str, Any]] = []
+        more = True
+        while more and len(messages) < arguments.limit:
+            after = messages[-1]["cursor"] if messages else 0
+            page = await mesh.inbox(after=after, limit=min(_PAGE, arguments.limit - len(messages)))
+            messages += page["messages"]
+            more = page["more"]
+        if arguments.json:
+            print_json({"messages": messages, "more": more})
+        elif not messages:
+            print(f"{mesh.agent} has no unread messages")
+        else:
+            print_table(
+                ("RECEIVED", "FROM", "PRIORITY", "SUBJECT", "ID"),
+                [
+                    (clock(item["received_at"]), item["from"], item["priority"], item["subject"] or "-", item["id"])
+                    for item in messages
+                ],
+            )
+            if more:
+                print(f"and more; --limit {2 * arguments.limit} shows them")
+        return DONE
+
+    return _with_node(arguments, work)
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """`trishula show`."""
+
+    async def work(mesh: trishula.Client) -> int:
+        found = await mesh.show(arguments.id)
+        if arguments.json:
+            print_json(found)
+            return DONE
+        print(f"{found['box']}, sha256 {found['digest']}")
+        if "meta" in found:
+            meta = found["meta"]
+            print(f"received {clock(meta['received_at'])} from node {meta['node']}, route {meta['route']}")
+        if "outcomes" in found:
+            _print_outcomes(msgspec.convert(found["outcomes"], list[Outcome]))
+        print()
+        print(visible(found["payload"], lines=True), end="")
+        return DONE
+
+    return _with_node(arguments, work)
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """`trishula status`."""
+
+    async def work(mesh: trishula.Client) -> int:
+        found = await mesh.status()
+        if arguments.json:
+            print_json(found)
+            return DONE
+        ready = "ready" if found["ready"] else f"NOT READY: {found.get('problem') or 'see its journal'}"
+        print(visible(f"{found['node']}: {ready}, version {found['version']}, up {found['uptime_s']:.0f} s"))
+        print()
+        print_table(
+            ("PEER", "LINK", "SINCE", "ROUND TRIP", "CLOCK", "BACKLOG"),
+            [
+                (
+                    name,
+                    "linked" if peer["linked"] else "DOWN",
+                    "-" if peer.get("since") is None else clock(peer["since"]),
+                    milliseconds(peer.get("rtt_ms")),
+                    milliseconds(peer.get("offset_ms")),
+                    peer.get("backlog", "-"),
+                )
+                for name, peer in sorted(found["peers"].items())
+            ],
+            right=(3, 4, 5),
+        )
+        print()
+        print_table(
+            ("AGENT", "UNREAD", "ATTACHED"),
+            [
+                (name, agent["unread"], "yes" if agent.get("attached") else "no")
+                for name, agent in sorted(found["agents"].items())
+            ],
+            right=(1,),
+        )
+        return DONE
+
+    return _with_node(arguments, work)
+
+
+def ping(arguments: argparse.Namespace) -> int:
+    """`trishula ping`."""
+
+    async def work(mesh: trishula.Client) -> int:
+        route, latency_ms = "", None
+        problem = None
+        try:
+            outcome = await mesh.ping(arguments.node, timeout=arguments.timeout)
+            route, latency_ms = outcome.route, outcome.latency_ms
+        except (trishula.Refused, trishula.TimedOut) as error:
+            problem = error
+        if arguments.json:
+            print_json(
+                {
+                    "from": mesh.node,
+                    "to": arguments.node,
+                    "route": route or None,
+                    "delivered": problem is None,
+                    "latency_ms": latency_ms,
+                }
+            )
+        elif problem is None:
+            print(f"{mesh.node} to {arguments.node} and back: {milliseconds(latency_ms)}, route {route}")
+        if problem is not None:
+            raise problem
+        return DONE
+
+    return _with_node(arguments, work, timeout=arguments.timeout)
+
+
+# ---------------------------------------------------------------- the node
+
+
+def _with_node(arguments: argparse.Namespace, work: Work, *, timeout: float = 30.0) -> int:
+    async def run() -> int:
+        async with trishula.Client(arguments.socket, timeout=timeout) as mesh:
+            return await work(mesh)
+
+    return asyncio.run(run())
+
+
+def _print_outcomes(outcomes: Iterable[Outcome]) -> None:
+    for outcome in outcomes:
+        details = [
+            outcome.reason,
+            outcome.route,
+            "" if outcome.latency_ms is None else milliseconds(outcome.latency_ms),
+        ]
+        said = ", ".join(detail for detail in details if detail)
+        print(visible(f"  {outcome.to} on {outcome.dest}: {outcome.state.value}{f' ({said})' if said else ''}"))
+
+
+# ---------------------------------------------------------------- the message
+
+
+def _message(arguments: argparse.Namespace) -> tuple[str | list[str], bytes | dict[str, Any]]:
+    """Recipients, and the fields of a message or the bytes of a whole one."""
+    fields = {
+        "subject": arguments.subject,
+        "type": arguments.type,
+        "priority": arguments.priority,
+        "reply_to": arguments.reply_to,
+    }
+    given = {name: value for name, value in fields.items() if value is not None}
+    recipients = [name.strip() for name in (arguments.to or "").split(",")]
+    to = recipients[0] if len(recipients) == 1 else recipients
+    if arguments.file is not None:
+        extra = [f"--{name.replace('_', '-')}" for name in given] + (["BODY"] if arguments.body is not None else [])
+        if extra:
+            raise UsageError(f"--file holds the whole message, so {', '.join(extra)} has no place beside it")
+        return to, _addressed(_read(arguments.file), to)
+    if not arguments.to:
+        raise UsageError("say who gets the message: trishula send TO BODY, or --file MESSAGE.json")
+    if arguments.body is None and arguments.subject is None:
+        raise UsageError("there is nothing to send: give BODY (- reads standard input), --subject or --file")
+    body = arguments.body
+    if body == "-":
+        body = _text(_read("-"))
+    return to, given | ({} if body is None else {"body": body})
+
+
+def _read(path: str) -> bytes:
+    if path == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}") from None
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def _addressed(message: bytes, to: str | list[str]) -> bytes:
+    """The message, to `to` if it doesn't say itself to whom. Its values stay as they are spelt."""
+    if not to:
+        return message
+    try:
+        own = json.loads(message)
+        fields = msgspec.json.decode(message, type=dict[str, msgspec.Raw])
+    except ValueError:
+        return message  # what is wrong with it is said where every message is looked at
+    if "to" not in own:
+        return message.rstrip()[:-1] + (b"," if fields else b"") + b'"to":' + json.dumps(to).encode() + b"}"
+    if _names(own["to"]) != _names(to):
+        raise UsageError(
+            f"the message in the file is to {json.dumps(own['to'])}, the command line says {json.dumps(to)}",
+            fix="leave one of them out",
+        )
+    return message
+
+
+def _names(to: object) -> set[str]:
+    """Who is meant, however it is written."""
+    names = to if isinstance(to, list) else [to]
+    return {"all" if str(name).lower() == "all" else str(name) for name in names}

@@ -1,0 +1,206 @@
+"""The `trishula` command: arguments in, exit code out. Each command's module is loaded when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from trishula import __version__
+from trishula.protocol.errors import TrishulaError
+
+DONE, FAILED, USAGE, UNREACHABLE, TIMED_OUT = range(5)
+_INTERRUPTED = 128 + 2
+_BROKEN_PIPE = 128 + 13
+
+_CODES = {"unreachable": UNREACHABLE, "timed_out": TIMED_OUT, "usage": USAGE}
+
+_EXIT_CODES = "exit codes: 0 done, 1 failed with a reason, 2 wrong usage, 3 node not reachable, 4 timed out"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that can't show a character gets its number instead of a traceback.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    arguments = _parser().parse_args(argv)
+    module, function = arguments.run
+    try:
+        code: int = getattr(importlib.import_module(f"trishula.cli.{module}"), function)(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads on. Python flushes once more at exit, which must not fail either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except TrishulaError as error:
+        from trishula.cli.output import visible  # noqa: PLC0415 - only where it is needed
+
+        print(f"trishula: {visible(str(error), lines=True)}", file=sys.stderr)
+        return _CODES.get(error.code, FAILED)
+    return code
+
+
+class _Commands:
+    """Adds commands that look alike."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(self, name: str, text: str, example: str, run: tuple[str, str]) -> argparse.ArgumentParser:
+        parser = self._parsers.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=f"example:\n  {example}\n\n{_EXIT_CODES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.set_defaults(run=run)
+        return parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="trishula",
+        description="A durable, signed, real-time message mesh for the agents of a few machines.",
+        epilog=f"example:\n  trishula send agni 'The build is green.' --wait delivered\n\n{_EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"trishula {__version__}")
+    commands = _Commands(parser)
+    _add_send(commands)
+    _add_questions(commands)
+    _add_node(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _add_send(commands: _Commands) -> None:
+    send = commands.add(
+        "send",
+        "send a message to an agent, several (a,b), a @group or all",
+        "trishula send agni 'Please build the release.' --subject Build --wait delivered --timeout 5\n"
+        "  git log -1 | trishula send agni,rushabdev - --subject 'Last commit'\n"
+        "  trishula send --file message.json",
+        ("agent", "send"),
+    )
+    send.add_argument("to", nargs="?", metavar="TO", help="who gets it; may be left out with --file")
+    send.add_argument("body", nargs="?", metavar="BODY", help="the text; - reads it from standard input")
+    send.add_argument("--file", metavar="MESSAGE.json", help="a whole message as a JSON object; - is standard input")
+    send.add_argument("--subject", metavar="TEXT")
+    send.add_argument("--type", metavar="TEXT", help="task, response, note, ... (default: message)")
+    send.add_argument("--priority", metavar="TEXT", help="urgent goes first; the rest is text (default: normal)")
+    send.add_argument("--reply-to", metavar="ID", help="the id of the message that this one answers")
+    send.add_argument(
+        "--wait",
+        choices=("stored", "delivered"),
+        default="stored",
+        help="until it is on this node's disk, or on the disks of all recipients' nodes (default: stored)",
+    )
+    _add_timeout(send, 30)
+    _add_common(send)
+
+
+def _add_questions(commands: _Commands) -> None:
+    inbox = commands.add("inbox", "list the unread messages, oldest first", "trishula inbox", ("agent", "inbox"))
+    inbox.add_argument("--limit", type=_count, default=100, metavar="N", help="at most so many (default: 100)")
+    _add_common(inbox)
+
+    show = commands.add(
+        "show",
+        "show one message that this agent got or sent, and what became of it",
+        "trishula show 20260210T033201Z_mac_rushabdev_tui_access",
+        ("agent", "show"),
+    )
+    show.add_argument("id", metavar="ID")
+    _add_common(show)
+
+    status = commands.add(
+        "status", "say how the node, its links and agents are", "trishula status", ("agent", "status")
+    )
+    _add_common(status)
+
+    ping = commands.add(
+        "ping",
+        "send a signed probe to a node's disk and back, and say how long it took",
+        "trishula ping agni --timeout 5",
+        ("agent", "ping"),
+    )
+    ping.add_argument("node", metavar="NODE")
+    _add_timeout(ping, 10)
+    _add_common(ping)
+
+
+def _add_node(commands: _Commands) -> None:
+    node = commands.add("node", "run a node, or check its configuration", "trishula node check --help", ("node", ""))
+    actions = _Commands(node)
+    run = actions.add(
+        "run",
+        "run the node until SIGTERM or SIGINT",
+        "trishula node run --config /etc/trishula/node.toml",
+        ("node", "run"),
+    )
+    check = actions.add(
+        "check",
+        "say whether a node could start with this configuration, or what is wrong with it",
+        "trishula node check --config /etc/trishula/node.toml",
+        ("node", "check"),
+    )
+    for parser in (run, check):
+        parser.add_argument("--config", required=True, metavar="node.toml")
+    _add_json(check)
+
+
+def _add_demo(commands: _Commands) -> None:
+    demo = commands.add(
+        "demo",
+        "show three real nodes at work, as processes on this machine: one is killed and comes back, nothing is lost",
+        "trishula demo\n  trishula demo --serve --dir /tmp/mesh",
+        ("demo", "demo"),
+    )
+    demo.add_argument(
+        "--serve", action="store_true", help="keep the nodes up until Ctrl-C and print where they are, as one JSON line"
+    )
+    demo.add_argument("--dir", metavar="D", help="where the mesh lives, and stays (default: a temporary folder)")
+    _add_json(demo)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--socket",
+        metavar="PATH",
+        help="the node's socket (default: $TRISHULA_SOCKET, else /run/trishula/node.sock)",
+    )
+    _add_json(parser)
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def _add_timeout(parser: argparse.ArgumentParser, default: float) -> None:
+    parser.add_argument(
+        "--timeout", type=_seconds, default=default, metavar="S", help=f"give up after S seconds (default: {default:g})"
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 366 * 24 * 3600:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""What the command prints: JSON for programs, tables and plain sentences for people."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+_DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that reorder what stands beside them."""
+_LINES = frozenset("\u2028\u2029")
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON, in ASCII: whatever a message holds, it stays one line on every terminal and in every log."""
+    print(json.dumps(value), flush=True)
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    r"""Text of strangers, made safe for a terminal: what would act on it is shown as \x1b or \u202e.
+
+    With `lines`, line feeds and tabs do what they are there for.
+    """
+    return "".join(char if char.isprintable() or (lines and char in "\n\t") else _shown(char) for char in text)
+
+
+def _shown(char: str) -> str:
+    harmless = unicodedata.category(char) in ("Cf", "Zs") and char not in _DIRECTION
+    return char if harmless and char not in _LINES else char.encode("unicode_escape").decode()
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[int] = ()) -> None:
+    """Columns as wide as what is in them; those numbered in `right` are flushed right."""
+    cells = [list(head), *([visible(str(cell)) for cell in row] for row in rows)]
+    widths = [max(_width(row[column]) for row in cells) for column in range(len(head))]
+    for row in cells:
+        padded = [
+            " " * (width - _width(cell)) + cell if column in right else cell + " " * (width - _width(cell))
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(padded).rstrip())
+
+
+def clock(ms: int) -> str:
+    """A moment for people, in their own time zone."""
+    return datetime.fromtimestamp(ms / 1000, UTC).astimezone().isoformat(" ", "seconds")
+
+
+def milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal, near enough."""
+    return sum(
+        0
+        if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me", "Cf")
+        else 2
+        if unicodedata.east_asian_width(char) in "WF"
+        else 1
+        for char in text
+    )

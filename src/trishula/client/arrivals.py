@@ -1,0 +1,95 @@
+"""The agent's messages as they arrive, on a connection of their own.
+
+Nothing is read ahead of the reader beyond a few frames: an agent that thinks for an hour holds up its own messages and
+nothing else; not the node, and not the answers to what it sends in the meantime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from trishula.client.endpoint import Endpoint, dial, read
+from trishula.client.errors import NodeUnreachable, RequestError
+from trishula.client.message import Message, arrived
+from trishula.client.session import HANDSHAKE_S
+from trishula.protocol.backoff import full_jitter
+from trishula.protocol.errors import FrameError
+from trishula.protocol.frames import Arrival, Attach, Failed, encode
+
+_RETRY_BASE = 0.1
+_RETRY_CAP = 2.0
+
+log = logging.getLogger("trishula.client")
+
+
+class Arrivals:
+    """An endless iterator over unread and new messages, each once, in the order of their arrival."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._connection: ClientConnection | None = None
+        self._cursor = 0
+        self._turn = asyncio.Lock()
+
+    def __aiter__(self) -> Arrivals:
+        return self
+
+    async def __anext__(self) -> Message:
+        """The next message. May be cancelled without losing one."""
+        async with self._turn:
+            while True:
+                connection = self._connection or await self._attach()
+                try:
+                    frame = await read(connection)
+                except ConnectionClosed:
+                    self._connection = None
+                    continue
+                except FrameError as error:
+                    log.warning("the node at %s breaks the protocol: %s", self._endpoint, error)
+                    self._connection = None
+                    connection.transport.abort()
+                    continue
+                match frame:
+                    case Arrival():
+                        self._cursor = frame.cursor
+                        return arrived(frame)
+                    case Failed():
+                        raise RequestError(frame.message, code=frame.code, fix=frame.fix)
+
+    def kick(self) -> None:
+        """The node may be gone: see whether this connection still lives by making a new one."""
+        if self._connection is not None:
+            self._connection.transport.abort()
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def _attach(self) -> ClientConnection:
+        """A connection on which the messages after the last one that we had are under way."""
+        for attempt in itertools.count():
+            try:
+                connection, _ = await dial(self._endpoint, timeout=HANDSHAKE_S)
+            except NodeUnreachable as error:
+                log.debug("%s", error)
+            else:
+                try:
+                    await connection.send(encode(Attach(ref=0, after=self._cursor)), text=True)
+                except ConnectionClosed:
+                    pass
+                except BaseException:
+                    connection.transport.abort()
+                    raise
+                else:
+                    self._connection = connection
+                    return connection
+            pause = full_jitter(attempt, base=_RETRY_BASE, cap=_RETRY_CAP, random=random.random())  # noqa: S311
+            await asyncio.sleep(pause)
+        raise AssertionError("endless")

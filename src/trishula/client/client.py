@@ -1,0 +1,196 @@
+"""What an agent sees of the mesh."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from trishula.client import endpoint
+from trishula.client.arrivals import Arrivals
+from trishula.client.errors import TimedOut
+from trishula.client.message import Message, Meta, compose, fix
+from trishula.client.receipt import Receipt
+from trishula.client.session import Ask, Session
+from trishula.protocol.frames import Inbox, Outcome, Probe, Send, Show, Status
+
+OnMessage = Callable[[Message, Meta], Awaitable[object] | object]
+
+
+class Client:
+    """An agent's connection to its node.
+
+        async with trishula.Client() as mesh:
+            receipt = await mesh.send("agni", subject="Build", body="Please build the release.")
+            await receipt.delivered(timeout=5)
+            async for message in mesh:
+                print(message["from"], message["subject"], message.meta.route)
+
+    The node is found by `socket`, else by the environment's TRISHULA_SOCKET, else at /run/trishula/node.sock; over the
+    network by `url` (wss://), with `ca` (the mesh's CA certificate; default: the system's) and the agent's `token`, or
+    a `token_file`. Entering raises `NodeUnreachable` if it can't be reached within `patience` seconds. From then on
+    lost connections are made again by themselves; a request that finds no node for `timeout` seconds fails.
+
+    `on_message(message, meta)`, plain or async, is called for each message instead of iterating. What it raises ends
+    the `async with` block and comes out of it.
+    """
+
+    def __init__(
+        self,
+        socket: str | os.PathLike[str] | None = None,
+        *,
+        url: str | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        on_message: OnMessage | None = None,
+        timeout: float = 30.0,
+        patience: float = 0.0,
+    ) -> None:
+        self._endpoint = endpoint.endpoint(socket, url=url, ca=ca, token=token, token_file=token_file)
+        self._on_message = on_message
+        self._timeout = timeout
+        self._patience = patience
+        self._entered = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        if self._entered:
+            raise RuntimeError("a client is entered once; make a new one")
+        self._entered = True
+        self._arrivals = Arrivals(self._endpoint)
+        self._session = Session(self._endpoint, lost=self._arrivals.kick)
+        await self._session.open(patience=self._patience)
+        self._group = asyncio.TaskGroup()
+        await self._group.__aenter__()
+        self._tasks.append(self._group.create_task(self._session.run(), name="trishula: session"))
+        if self._on_message is not None:
+            self._tasks.append(self._group.create_task(self._call(self._on_message), name="trishula: on_message"))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        try:
+            await self._group.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as group:
+            # One reason, as it nearly always is, comes out as itself.
+            if len(group.exceptions) > 1:
+                raise
+            if group.exceptions[0] is not error:
+                raise group.exceptions[0] from None
+        finally:
+            await self._arrivals.close()
+
+    # ------------------------------------------------------------ who
+
+    @property
+    def agent(self) -> str:
+        """Who we are to the node."""
+        return self._session.greeting.agent
+
+    @property
+    def node(self) -> str:
+        """The node that we talk to."""
+        return self._session.greeting.node
+
+    # ------------------------------------------------------------ sending
+
+    async def send(
+        self,
+        to: str | Sequence[str] | Mapping[str, Any] | bytes,
+        /,
+        *,
+        ttl_s: int | None = None,
+        timeout: float | None = None,
+        **fields: Any,
+    ) -> Receipt:
+        """Store a message at the node, which delivers it: to an agent, several, `@group` or `all`.
+
+        The fields are `subject, body, type, priority, reply_to` and any other. Instead of all that, `to` may be a whole
+        message: a mapping, or bytes, whose values then stay as they are spelt. A missing `id` is chosen here, so that a
+        retry after a lost connection is the same message. After `ttl_s` seconds it is no longer delivered.
+
+        Raises `MessageError` or `SendError` for what can't be sent, `NodeUnreachable` or `TimedOut` where the node does
+        not say that it is stored.
+        """
+        message: Mapping[str, Any] | bytes
+        if isinstance(to, Mapping | bytes):
+            if fields:
+                raise TypeError(f"a whole message has its own fields; put {', '.join(fields)} into it")
+            message = to
+        else:
+            message = compose(to if isinstance(to, str) else list(to), fields, sender=self.agent)
+        fixed = fix(message, sender=self.agent, max_bytes=self._session.greeting.max_message_bytes)
+        raw = msgspec.Raw(fixed.payload[:-1])
+        return await self._stored(lambda ref: Send(ref=ref, message=raw, ttl_s=ttl_s), timeout)
+
+    async def ping(self, node: str, *, timeout: float | None = None) -> Outcome:
+        """Send a signed probe to a node's disk and back. The outcome has `route` and `latency_ms`.
+
+        Raises `TimedOut` where it does not come back in time.
+        """
+        limit = self._timeout if timeout is None else timeout
+        ttl_s = min(3600, max(1, round(limit)))
+        receipt = await self._stored(lambda ref: Probe(ref=ref, node=node, ttl_s=ttl_s), limit)
+        try:
+            return (await receipt.delivered(timeout=limit))[0]
+        except TimedOut as error:
+            raise TimedOut(
+                f"no answer from {node} within {limit:g} s", value=node, fix="`trishula status` says who is linked"
+            ) from error
+
+    # ------------------------------------------------------------ receiving
+
+    def __aiter__(self) -> Arrivals:
+        """Unread messages, then new ones as they arrive, for ever; going on where the last iteration left off."""
+        if self._on_message is not None:
+            raise RuntimeError("messages go to on_message; iterate over a client that has none")
+        return self._arrivals
+
+    async def receive(self, *, timeout: float | None = None) -> Message:
+        """The next message. Raises `TimedOut` where none comes in `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await anext(aiter(self))
+        except TimeoutError as error:
+            raise TimedOut(f"no message within {timeout:g} s") from error
+
+    async def _call(self, on_message: OnMessage) -> None:
+        async for message in self._arrivals:
+            result = on_message(message, message.meta)
+            if inspect.isawaitable(result):
+                await result
+
+    # ------------------------------------------------------------ asking
+
+    async def inbox(self, *, after: int = 0, limit: int = 100) -> dict[str, Any]:
+        """Unread messages, oldest first: `messages` (each with a `cursor`), and whether there are `more` after them."""
+        return await self._data(lambda ref: Inbox(ref=ref, after=after, limit=limit))
+
+    async def show(self, message_id: str) -> dict[str, Any]:
+        """A message that this agent got or sent: its `box`, `digest`, `payload` (exact), `outcomes` or `meta`."""
+        return await self._data(lambda ref: Show(ref=ref, id=message_id))
+
+    async def status(self) -> dict[str, Any]:
+        """How the node is: `ready`, its `peers`, `agents` and `store`."""
+        return await self._data(lambda ref: Status(ref=ref))
+
+    # ------------------------------------------------------------
+
+    async def _stored(self, ask: Ask, timeout: float | None) -> Receipt:
+        receipt = await self._session.request(ask, timeout=self._timeout if timeout is None else timeout)
+        assert isinstance(receipt, Receipt)
+        return receipt
+
+    async def _data(self, ask: Ask) -> dict[str, Any]:
+        data = await self._session.request(ask, timeout=self._timeout)
+        assert isinstance(data, dict)
+        return data

@@ -1,0 +1,46 @@
+"""What can go wrong between an agent and its node, beside a message that is not one (`MessageError`).
+
+TrishulaError
+ ├── MessageError     the message is not one; found here, before the node sees it
+ ├── SendError        the node can't take the message: unknown recipient, id reused, store full, …
+ ├── RequestError     the node can't answer a question: no such message, …
+ ├── NodeUnreachable  no node at that socket or URL, or it doesn't let us in
+ ├── Refused          a recipient's node refused the message, for good
+ └── TimedOut         no answer in time; also a `TimeoutError`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from trishula.protocol.errors import TrishulaError
+from trishula.protocol.frames import Outcome
+
+
+class RequestError(TrishulaError):
+    """The node understood the question and can't answer it."""
+
+    code = "request"
+
+
+class NodeUnreachable(TrishulaError):  # noqa: N818 - reads as the fact that it is
+    """There is no node to talk to. `value` is the socket or URL that was tried."""
+
+    code = "unreachable"
+
+
+class Refused(TrishulaError):  # noqa: N818 - the word of the protocol
+    """Final: these recipients will never get the message. `outcomes` has each one's reason."""
+
+    code = "refused"
+
+    def __init__(self, outcomes: Iterable[Outcome]) -> None:
+        self.outcomes = tuple(outcomes)
+        said = "; ".join(f"{outcome.dest} refused it for {outcome.to}: {outcome.reason}" for outcome in self.outcomes)
+        super().__init__(said)
+
+
+class TimedOut(TrishulaError, TimeoutError):  # noqa: N818 - beside TimeoutError, which it also is
+    """The answer did not come in time; what was stored goes on without us."""
+
+    code = "timed_out"
