@@ -4,10 +4,16 @@
 (they name ports even where the rule names an application).
 """
 
+# ruff: noqa: INP001 - Ansible looks into this folder; it is no package
 from __future__ import annotations
 
 import ipaddress
 import re
+
+# proto, state, two queues, where, from whom; and the process, where ss can tell.
+LISTENING = re.compile(
+    r"(?P<proto>tcp|udp) +\w+ +\d+ +\d+ +(?P<address>\S+):(?P<port>\d+) +\S+( +users:\(\(\"(?P<process>[^\"]*))?"
+)
 
 # ufw's own before.rules let these in: DHCP's answers, multicast DNS and UPnP.
 UFW_LETS_IN = ("68/udp", "546/udp", "5353/udp", "1900/udp")
@@ -17,22 +23,16 @@ def listeners(ss: str) -> list[dict]:
     """Who listens where others can reach it, in the order of the ports: ``{port, proto, address, process}``."""
     found = {}
     for line in ss.splitlines():
-        fields = line.split(maxsplit=6)
-        if len(fields) < 6 or fields[0] not in ("tcp", "udp"):
+        listening = LISTENING.match(line)
+        if listening is None or not _reachable(listening["address"]):
             continue
-        address, _, port = fields[4].rpartition(":")
-        if not _reachable(address):
-            continue
-        process = re.search(r'\(\("([^"]*)"', fields[6]) if len(fields) > 6 else None
-        found.setdefault(
-            (int(port), fields[0]),
-            {
-                "port": int(port),
-                "proto": fields[0],
-                "address": address,
-                "process": process[1] if process else "the kernel or another namespace",
-            },
-        )
+        listener = {
+            "port": int(listening["port"]),
+            "proto": listening["proto"],
+            "address": listening["address"],
+            "process": listening["process"] or "the kernel or another namespace",
+        }
+        found.setdefault((listener["port"], listener["proto"]), listener)
     return [found[key] for key in sorted(found)]
 
 
@@ -51,7 +51,7 @@ def cut_off(ss: str, named: list[str], rules: str = "") -> list[dict]:
 
 
 def _reachable(address: str) -> bool:
-    host, _, interface = address.strip("[]").partition("%")
+    host, _, interface = address.replace("[", "").replace("]", "").partition("%")
     if host == "*":
         return True
     return interface != "lo" and not ipaddress.ip_address(host).is_loopback

@@ -1,16 +1,17 @@
 """All that nodes and agents show each other, derived from one mesh secret.
 
-    mesh.yml: mesh_secret, generations ──HMAC-SHA256──► pair keys, one a pair of nodes          keys.json
-                                                    ├─► tokens of nodes, one a dialling side    dial.json | accept.json
-                                                    └─► tokens of agents, one an agent          <agent>.token | accept.json
+    mesh.yml: mesh_secret, generations ─HMAC-SHA256─┬─► pair keys, one a pair of nodes   keys.json on both
+                                                    ├─► tokens of nodes, one a dialler   dial.json → accept.json
+                                                    └─► tokens of agents, one an agent   <agent>.token → accept.json
 
-What is derived is named by a label: a purpose, the names, and the generation of every node concerned. Each part is framed
-by its length, so no two labels are the same bytes. To raise a node's generation gives it other keys and tokens, and
-leaves those of all other pairs as they are.
+What is derived is named by a label: a purpose, the names, and the generation of every node concerned. Each part is
+framed by its length, so no two labels are the same bytes. To raise a node's generation gives it other keys and tokens,
+and leaves those of all other pairs as they are.
 
 A node is handed its own values only. None of them leads back to the mesh secret or to another's.
 """
 
+# ruff: noqa: INP001 - Ansible looks into this folder; it is no package
 from __future__ import annotations
 
 import base64
@@ -18,11 +19,12 @@ import hashlib
 import hmac
 
 PAIR_KEY = "trishula/1 pair key"
-NODE_TOKEN = "trishula/1 node token"
-AGENT_TOKEN = "trishula/1 agent token"
+NODE_TOKEN = "trishula/1 node token"  # noqa: S105 - a label
+AGENT_TOKEN = "trishula/1 agent token"  # noqa: S105 - a label
+SECRET_BYTES = 32
 
 
-class BadMeshSecret(ValueError):
+class MeshSecretError(ValueError):
     """The mesh file can't be used. Says why, never what it holds."""
 
 
@@ -43,9 +45,7 @@ def accept(mesh: dict, node: str, peers: list[dict], agents: list[dict]) -> list
         for peer in peers
         if not peer["dial"]
     ]
-    tokens = [
-        {"agent": agent["name"], "sha256": _sha256(agent_token(mesh, node, agent["name"]))} for agent in agents
-    ]
+    tokens = [{"agent": agent["name"], "sha256": _sha256(agent_token(mesh, node, agent["name"]))} for agent in agents]
     return nodes + tokens
 
 
@@ -86,9 +86,11 @@ def _secret(mesh: dict) -> bytes:
     try:
         secret = base64.b64decode(mesh["mesh_secret"], validate=True)
     except (KeyError, TypeError, ValueError):
-        raise BadMeshSecret("mesh_secret is missing, or is not base64: restore the file from a backup") from None
-    if len(secret) != 32:
-        raise BadMeshSecret(f"mesh_secret has {len(secret)} bytes instead of 32: restore the file from a backup")
+        raise MeshSecretError("mesh_secret is missing, or is not base64: restore the file from a backup") from None
+    if len(secret) != SECRET_BYTES:
+        raise MeshSecretError(
+            f"mesh_secret has {len(secret)} bytes instead of {SECRET_BYTES}: restore the file from a backup"
+        )
     return secret
 
 
@@ -96,7 +98,7 @@ def _generation(mesh: dict, node: str) -> str:
     """A node that the file does not name is in its first."""
     generation = (mesh.get("generations") or {}).get(node, 1)
     if not isinstance(generation, int) or generation < 1:
-        raise BadMeshSecret(f"the generation of {node} is not a whole number from 1 on")
+        raise MeshSecretError(f"the generation of {node} is not a whole number from 1 on")
     return str(generation)
 
 

@@ -1,0 +1,140 @@
+"""The Ansible side as data: rendered for both inventories, and parsed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
+
+
+@dataclass(frozen=True)
+class Site:
+    """An inventory after the wiring: every role's arguments, templates and firewall rules, by host."""
+
+    inventory: str
+    hosts: dict[str, dict[str, Any]]
+
+    def argument(self, host: str, name: str) -> Any:
+        role = "_".join(name.split("_")[:2])
+        return self.hosts[host]["arguments"][role][name]
+
+    def rendered(self, host: str, name: str) -> str:
+        return next(texts[name] for texts in self.hosts[host]["templates"].values() if name in texts)
+
+    def rendered_with(self, **extra: Any) -> Site:
+        """The same site with variables as `-e` would set them."""
+        return Site(self.inventory, _render(self.inventory, json.dumps(extra)))
+
+
+@cache
+def _render(inventory: str, extra: str) -> dict[str, Any]:
+    run = subprocess.run(
+        [sys.executable, Path(__file__).with_name("render.py"), inventory, extra],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.fixture(scope="session", params=["local", "production"])
+def site(request: pytest.FixtureRequest) -> Site:
+    return Site(request.param, _render(request.param, "{}"))
+
+
+@pytest.fixture(params=ROLES, ids=lambda role: role.name)
+def role(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text("utf-8"))
+
+
+def filters(role: str) -> ModuleType:
+    """The filter plugin of a role, as a module."""
+    path = ROOT / "roles" / role / "filter_plugins" / f"{role}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def secrets() -> ModuleType:
+    return filters("trishula_secrets")
+
+
+@pytest.fixture(scope="session")
+def firewall() -> ModuleType:
+    return filters("trishula_firewall")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task with where it stands, and whether a block around it sets a keyword."""
+
+    where: str
+    data: dict[str, Any]
+    around: tuple[dict[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.data.get('name', self.module)}"
+
+    @property
+    def module(self) -> str:
+        """The key that is no keyword of a task."""
+        return next((key for key in self.data if "." in key), next(iter(self.data)))
+
+    def keyword(self, name: str) -> Any:
+        return next((data[name] for data in (self.data, *reversed(self.around)) if name in data), None)
+
+
+def _walk(where: str, tasks: list[dict[str, Any]], around: tuple[dict[str, Any], ...]) -> Iterator[Task]:
+    for data in tasks or []:
+        if "block" in data:
+            for part in ("block", "rescue", "always"):
+                yield from _walk(where, data.get(part, []), (*around, data))
+        else:
+            yield Task(where, data, around)
+
+
+def plays() -> list[tuple[str, dict[str, Any]]]:
+    """All plays of the playbooks that are more than an import of others."""
+    return [
+        (path.name, play)
+        for path in sorted((ROOT / "playbooks").glob("*.yml"))
+        for play in load(path)
+        if "ansible.builtin.import_playbook" not in play
+    ]
+
+
+def all_tasks(*, handlers: bool = False) -> list[Task]:
+    """Every task of roles and playbooks; or every handler."""
+    folder = "handlers" if handlers else "tasks"
+    found: list[Task] = []
+    for path in [*ROOT.glob(f"roles/*/{folder}/*.yml"), *ROOT.glob(f"playbooks/{folder}/*.yml")]:
+        found += _walk(str(path.relative_to(ROOT)), load(path), ())
+    for where, play in plays():
+        parts = ["handlers"] if handlers else ["pre_tasks", "tasks", "post_tasks"]
+        for part in parts:
+            found += _walk(f"playbooks/{where}", play.get(part, []), (play,))
+    return found

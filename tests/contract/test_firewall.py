@@ -1,0 +1,63 @@
+"""Who listens, and whom a firewall that denies by default would cut off."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+SS = """\
+udp UNCONN 0      0         127.0.0.11:58960      0.0.0.0:*
+udp UNCONN 0      0      127.0.0.53%lo:53         0.0.0.0:*    users:(("systemd-resolve",pid=12,fd=13))
+udp UNCONN 0      0    192.0.2.15%eth0:68         0.0.0.0:*    users:(("systemd-network",pid=11,fd=19))
+udp UNCONN 0      0            0.0.0.0:5355       0.0.0.0:*    users:(("systemd-resolve",pid=12,fd=11))
+udp UNCONN 0      0            0.0.0.0:51820      0.0.0.0:*
+udp UNCONN 0      0    [fe80::1]%eth0:546           [::]:*     users:(("systemd-network",pid=11,fd=20))
+tcp LISTEN 0      128          0.0.0.0:22         0.0.0.0:*    users:(("sshd",pid=46,fd=3))
+tcp LISTEN 0      128             [::]:22            [::]:*    users:(("sshd",pid=46,fd=4))
+tcp LISTEN 0      511                *:80               *:*    users:(("nginx",pid=70,fd=6),("nginx",pid=69,fd=6))
+tcp LISTEN 0      511            [::1]:6379          [::]:*    users:(("redis-server",pid=80,fd=7))
+tcp LISTEN 0      4096               *:8765             *:*    users:(("trishula",pid=99,fd=3),("systemd",pid=1,fd=40))
+"""
+
+
+def ports(found: list[dict[str, object]]) -> list[str]:
+    return [f"{it['port']}/{it['proto']}" for it in found]
+
+
+def test_only_what_others_can_reach_is_a_listener(firewall: ModuleType) -> None:
+    assert ports(firewall.listeners(SS)) == [
+        "22/tcp", "68/udp", "80/tcp", "546/udp", "5355/udp", "8765/tcp", "51820/udp",
+    ]  # fmt: skip
+
+
+def test_a_listener_has_the_name_of_its_process(firewall: ModuleType) -> None:
+    named = {it["port"]: it["process"] for it in firewall.listeners(SS)}
+    assert named[80] == "nginx"
+    assert named[51820] == "the kernel or another namespace"
+
+
+def test_what_is_neither_named_nor_let_in_is_cut_off(firewall: ModuleType) -> None:
+    assert ports(firewall.cut_off(SS, ["22/tcp", "8765/tcp"])) == ["80/tcp", "5355/udp", "51820/udp"]
+
+
+def test_a_range_or_both_protocols_can_be_named(firewall: ModuleType) -> None:
+    assert ports(firewall.cut_off(SS, ["22/tcp", "8765", "50000:60000/udp", "80/udp"])) == ["80/tcp", "5355/udp"]
+
+
+def test_dhcp_needs_no_naming(firewall: ModuleType) -> None:
+    cut = ports(firewall.cut_off(SS, []))
+    assert "68/udp" not in cut
+    assert "546/udp" not in cut
+
+
+def test_what_the_operator_let_in_before_is_not_cut_off(firewall: ModuleType) -> None:
+    rules = """\
+### tuple ### limit tcp 22 0.0.0.0/0 any 0.0.0.0/0 in
+### tuple ### allow tcp 80,443 0.0.0.0/0 any 0.0.0.0/0 Nginx%20Full - in
+### tuple ### allow any 5355 0.0.0.0/0 any 203.0.113.0/24 in
+### tuple ### deny udp 51820 0.0.0.0/0 any 0.0.0.0/0 in
+### tuple ### allow tcp 8765 0.0.0.0/0 any 0.0.0.0/0 out
+"""
+    assert ports(firewall.cut_off(SS, [], rules)) == ["8765/tcp", "51820/udp"]

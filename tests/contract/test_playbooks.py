@@ -1,0 +1,100 @@
+"""Playbooks and roles, read as data: they fail fast, restart in handlers only, and keep secrets to themselves."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from tests.contract.conftest import ROOT, all_tasks, load, plays
+
+
+def test_every_play_stops_at_the_first_error() -> None:
+    for where, play in plays():
+        assert play.get("any_errors_fatal") is True, (where, play["name"])
+
+
+def test_the_site_is_preflight_then_deploy_then_verify() -> None:
+    steps = [play["ansible.builtin.import_playbook"] for play in load(ROOT / "site.yml")]
+    assert steps == ["playbooks/preflight.yml", "playbooks/deploy.yml", "playbooks/verify.yml"]
+
+
+def test_hosts_are_changed_one_at_a_time_and_behind_a_gate() -> None:
+    rolling = [play for where, play in plays() if where == "deploy.yml"][-1]
+    tasks = [next(key for key in task if "." in key) for task in rolling["tasks"]]
+    assert rolling["serial"] == 1
+    assert tasks[-2:] == ["ansible.builtin.meta", "ansible.builtin.include_tasks"]
+    assert rolling["tasks"][-2]["ansible.builtin.meta"] == "flush_handlers"
+    assert rolling["tasks"][-1]["ansible.builtin.include_tasks"] == "tasks/gate.yml"
+
+
+def test_every_module_has_its_full_name() -> None:
+    for task in [*all_tasks(), *all_tasks(handlers=True)]:
+        assert re.fullmatch(r"[a-z_]+\.[a-z_]+\.[a-z0-9_]+", task.module), task
+
+
+def test_every_task_has_a_name() -> None:
+    for task in [*all_tasks(), *all_tasks(handlers=True)]:
+        assert task.data.get("name"), task
+
+
+def test_no_restart_stands_outside_a_handler() -> None:
+    for task in all_tasks():
+        arguments = json.dumps(task.data.get(task.module))
+        assert '"state": "restarted"' not in arguments, task
+        assert not re.search(r"systemctl[ \",]+(--\S+ )*(try-)?(re)?(start|load-or-restart)\b", arguments), task
+
+
+def test_handlers_do_nothing_but_restart() -> None:
+    handlers = all_tasks(handlers=True)
+    assert handlers
+    for handler in handlers:
+        assert handler.data[handler.module]["state"] == "restarted", handler
+
+
+# What holds secrets: the mesh secret, what is derived from it, and the file that the host keeps of it.
+SECRET = re.compile(
+    r"__trishula_secrets_mesh\b(?!_file)|_trishula_secrets_files|(?<!_)_trishula_secrets_keys_file|mesh\.yml\.j2"
+)
+
+
+def test_a_task_that_touches_a_secret_logs_nothing() -> None:
+    touching = [task for task in all_tasks() if SECRET.search(json.dumps(task.data)) and not harmless(task.data)]
+    assert len(touching) >= 5
+    for task in touching:
+        assert task.keyword("no_log") is True, task
+
+
+def harmless(task: dict[str, object]) -> bool:
+    """To ask whether a file is there is to read nothing of it."""
+    return "ansible.builtin.stat" in task
+
+
+def test_what_runs_on_the_controller_needs_no_root_there() -> None:
+    for task in all_tasks():
+        assert task.keyword("become") is None, f"{task}: how to be root on a host is the inventory's word"
+
+
+# Nothing on the host can read these before they are in place: journald has no check, a token is no document.
+UNCHECKED = {"/etc/systemd/journald.conf.d/trishula.conf", "{{ trishula_secrets_agents_dir }}/{{ item.name }}.token"}
+
+
+def test_every_file_of_the_configuration_is_read_by_its_program_before_it_is_put_in_place() -> None:
+    written = [
+        task
+        for task in all_tasks()
+        if task.module in ("ansible.builtin.template", "ansible.builtin.copy")
+        and task.keyword("delegate_to") is None
+        and not task.where.endswith("trishula_node/tasks/release.yml")  # pip holds every file there against its hash
+    ]
+    assert len(written) >= 7
+    for task in written:
+        arguments = task.data[task.module]
+        assert "validate" in arguments or arguments["dest"] in UNCHECKED, task
+
+
+def test_every_file_has_an_owner_and_rights() -> None:
+    for task in all_tasks():
+        if task.module in ("ansible.builtin.template", "ansible.builtin.copy", "ansible.builtin.file"):
+            arguments = task.data[task.module]
+            if arguments.get("state") not in ("link", "absent"):
+                assert "mode" in arguments, task

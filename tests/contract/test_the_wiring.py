@@ -1,0 +1,111 @@
+"""Site facts become role arguments: what one node is told fits what the others are told."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import Site
+
+
+def test_of_every_pair_exactly_one_dials(site: Site) -> None:
+    dials = {
+        (host, peer["name"])
+        for host in site.hosts
+        for peer in site.argument(host, "trishula_node_peers")
+        if peer["dial"]
+    }
+    assert len(dials) == 3
+    for one, other in combinations(sorted(site.hosts), 2):
+        assert ((one, other) in dials) != ((other, one) in dials)
+
+
+def test_the_one_behind_nat_dials_and_else_the_lower_name(site: Site) -> None:
+    dials = {
+        host: [peer["name"] for peer in site.argument(host, "trishula_node_peers") if peer["dial"]]
+        for host in site.hosts
+    }
+    assert dials == {"mac": ["agni", "rushabdev"], "agni": ["rushabdev"], "rushabdev": []}
+
+
+def test_every_node_knows_where_every_agent_lives(site: Site) -> None:
+    for host in site.hosts:
+        homes = {peer["name"]: peer["agents"] for peer in site.argument(host, "trishula_node_peers")}
+        homes[host] = [agent["name"] for agent in site.argument(host, "trishula_node_agents")]
+        assert homes == {"mac": ["mac", "dhyana"], "agni": ["agni"], "rushabdev": ["rushabdev"]}
+
+
+def test_a_node_is_dialled_at_a_name_of_its_certificate_and_at_its_port(site: Site) -> None:
+    for host in site.hosts:
+        for peer in site.argument(host, "trishula_node_peers"):
+            if peer["dial"]:
+                url = urlsplit(peer["url"])
+                names = site.argument(peer["name"], "trishula_tls_names")
+                addresses = site.argument(peer["name"], "trishula_tls_addresses")
+                assert url.scheme == "wss"
+                assert url.hostname in [*names, *addresses]
+                assert url.port == site.argument(peer["name"], "trishula_node_listen_port")
+                assert url.port in site.argument(peer["name"], "trishula_firewall_mesh_ports")
+
+
+def test_a_certificate_has_no_name_of_another_node(site: Site) -> None:
+    for one, other in combinations(site.hosts, 2):
+        shared = {*site.argument(one, "trishula_tls_names"), *site.argument(one, "trishula_tls_addresses")} & {
+            *site.argument(other, "trishula_tls_names"),
+            *site.argument(other, "trishula_tls_addresses"),
+        }
+        assert shared == {"localhost", "127.0.0.1"}
+
+
+def test_names_and_addresses_are_told_apart(site: Site) -> None:
+    addresses = {host: site.argument(host, "trishula_tls_addresses") for host in site.hosts}
+    expected = {
+        "local": {"mac": [], "agni": [], "rushabdev": []},
+        "production": {"mac": [], "agni": ["192.0.2.15"], "rushabdev": ["198.51.100.184"]},
+    }[site.inventory]
+    assert addresses == {host: ["127.0.0.1", *more] for host, more in expected.items()}
+
+
+def test_an_outbound_only_node_listens_on_loopback_and_opens_no_port(site: Site) -> None:
+    assert site.argument("mac", "trishula_node_listen_address") == "127.0.0.1"
+    assert site.argument("mac", "trishula_firewall_mesh_ports") == []
+    assert site.argument("agni", "trishula_node_listen_address") == "::"
+
+
+def test_firewall_rules_are_these_and_no_others(site: Site) -> None:
+    ssh, mesh = "allow 22/tcp comment 'trishula: ssh'", "allow 8765/tcp comment 'trishula: mesh'"
+    assert {host: told["firewall"] for host, told in site.hosts.items()} == {
+        "mac": [ssh],
+        "agni": [ssh, mesh],
+        "rushabdev": [ssh, mesh],
+    }
+
+
+def test_ssh_comes_first_and_extra_rules_are_as_ufw_prints_them(site: Site) -> None:
+    told = site.rendered_with(
+        trishula_firewall_ssh_ports=[22, 2222],
+        trishula_firewall_allow=[
+            {"port": "443"},
+            {"port": "51820", "proto": "udp", "from": "203.0.113.0/24", "comment": "WireGuard"},
+        ],
+    )
+    assert told.hosts["agni"]["firewall"] == [
+        "allow 22/tcp comment 'trishula: ssh'",
+        "allow 2222/tcp comment 'trishula: ssh'",
+        "allow 8765/tcp comment 'trishula: mesh'",
+        "allow 443/tcp comment 'trishula: extra'",
+        "allow from 203.0.113.0/24 to any port 51820 proto udp comment 'trishula: WireGuard'",
+    ]
+
+
+def test_an_address_of_ipv6_is_dialled_in_brackets(site: Site) -> None:
+    told = site.rendered_with(trishula_address="2001:db8::7")
+    # `-e` holds for this host's own view; what peers see is their own facts, which it also sets.
+    assert "2001:db8::7" in told.argument("agni", "trishula_tls_addresses")
+
+
+def test_secrets_stay_in_a_folder_that_git_and_the_inventory_ignore(site: Site) -> None:
+    for name in ("trishula_secrets_mesh_file", "trishula_tls_ca_dir"):
+        assert f"/inventory/{site.inventory}/secrets" in site.argument("mac", name)
