@@ -35,6 +35,7 @@ class Arrivals:
         self._endpoint = endpoint
         self._connection: ClientConnection | None = None
         self._cursor = 0
+        self._incarnation = ""
         self._turn = asyncio.Lock()
 
     def __aiter__(self) -> Arrivals:
@@ -76,10 +77,12 @@ class Arrivals:
         """A connection on which the messages after the last one that we had are under way."""
         for attempt in itertools.count():
             try:
-                connection, _ = await dial(self._endpoint, timeout=HANDSHAKE_S)
+                connection, greeting = await dial(self._endpoint, timeout=HANDSHAKE_S)
             except NodeUnreachable as error:
                 log.debug("%s", error)
             else:
+                if greeting.incarnation != self._incarnation:
+                    self._incarnation, self._cursor = greeting.incarnation, 0
                 try:
                     await connection.send(encode(Attach(ref=0, after=self._cursor)), text=True)
                 except ConnectionClosed:

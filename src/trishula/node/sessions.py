@@ -90,6 +90,7 @@ class Session:
                 version=frames.VERSIONS[1],
                 node=node.node,
                 agent=self.agent,
+                incarnation=node.store.incarnation,
                 software=node.software,
                 max_message_bytes=node.limits.max_message_bytes,
             )

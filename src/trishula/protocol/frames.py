@@ -285,6 +285,8 @@ class Greeting(Frame, frozen=True):
     agent: AgentName
     software: Note
     max_message_bytes: Count
+    incarnation: Note = ""
+    """Changes with every new or restored store; a cursor of another one means nothing."""
 
 
 class Outcome(Frame, frozen=True, rename={"sender": "from"}):
