@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import fcntl
 import hashlib
 import itertools
 import json
@@ -30,10 +31,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import trishula
 from trishula.cli.usage import UsageError
+from trishula.protocol.errors import TrishulaError
 
 try:
     from trishula.cli.pki import Authority
@@ -47,11 +49,12 @@ except ModuleNotFoundError as missing:
 STANDARD = {"mac": ("mac",), "agni": ("agni",), "rushabdev": ("rushabdev",)}
 """Nodes and the agents that live on them. Each node dials those after it: mac is behind NAT and is never dialled."""
 
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0
 _POLL_S = 0.02
 _STOP_S = 5.0
 _LONGEST_SOCKET = 100
-_MARK = "sandbox.json"
+_LAST_WORDS = 2000
+_MARK = ".trishula-sandbox"
 
 # Run between fork and the node: make the listening socket descriptor 3, as systemd would, and die with the parent
 # (PR_SET_PDEATHSIG, prctl(2); elsewhere than on Linux only an orderly end of the parent takes the node along).
@@ -129,10 +132,7 @@ class Sandbox:
         """Lay out the files; nothing runs yet. A folder that was a sandbox before keeps its nodes' stores."""
         self.directory = directory.absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
-        mark = self.directory / _MARK
-        if not mark.exists() and any(self.directory.iterdir()):
-            raise UsageError(f"{self.directory} is neither empty nor a sandbox", fix="name a new folder")
-        mark.write_text(json.dumps({"nodes": list(homes)}) + "\n")
+        self._claim = _claim(self.directory)
         self._short: str | None = None
         runtime = self._runtime(homes)
         self.places = {
@@ -202,6 +202,7 @@ class Sandbox:
         self.stop()
         for place in self.places.values():
             place.listening.close()
+        self._claim.close()
         if self._short is not None:
             shutil.rmtree(self._short, ignore_errors=True)
 
@@ -223,17 +224,18 @@ class Sandbox:
     async def up(self, *names: str) -> None:
         """Wait until these nodes, by default all, answer."""
         for name in names or self.places:
-            await until(lambda name=name: self._answers(name), f"{name} answers", self._why)  # type: ignore[misc]
+            await until(lambda name=name: self._answers(name), f"{name} answers")  # type: ignore[misc]
 
     async def linked(self, *names: str) -> None:
         """Wait until each of these nodes, by default of all, is linked to all others, by its own word and by theirs."""
-        for name in names or self.places:
-            for other in self.places:
-                if other != name:
-                    await until(lambda a=name, b=other: self._linked(a, b), f"{name} is linked to {other}", self._why)  # type: ignore[misc]
-                    await until(lambda a=other, b=name: self._linked(a, b), f"{other} is linked to {name}", self._why)  # type: ignore[misc]
+        await self.up()
+        for name, other in itertools.permutations(self.places, 2):
+            if not names or name in names or other in names:
+                await until(lambda pair=(name, other): self._linked(*pair), f"{name} is linked to {other}")  # type: ignore[misc]
 
     async def _answers(self, name: str) -> bool:
+        if not self.alive(name):
+            raise TrishulaError(f"the node {name} has ended; its last words:\n{self._last_words(name)}")
         try:
             await self.status(name)
         except trishula.NodeUnreachable:
@@ -246,10 +248,8 @@ class Sandbox:
         except trishula.NodeUnreachable:
             return False
 
-    def _why(self) -> str:
-        """The last words of the nodes that are not there."""
-        dead = [name for name in self._processes if not self.alive(name)]
-        return "".join(f"\n{name} has ended:\n{self.places[name].log.read_text()[-2000:]}" for name in dead)
+    def _last_words(self, name: str) -> str:
+        return self.places[name].log.read_text("utf-8", "replace")[-_LAST_WORDS:]
 
     # ------------------------------------------------------------ what Ansible does on real hosts
 
@@ -324,9 +324,7 @@ class Sandbox:
         return [name for name in self.places if name != place.name]
 
 
-async def until(
-    holds: Callable[[], Any], what: str, why: Callable[[], str] = str, *, seconds: float = PATIENCE_S
-) -> None:
+async def until(holds: Callable[[], Any], what: str, *, seconds: float = PATIENCE_S) -> None:
     """Wait until `holds()`, plain or async, is true. Raises `TimedOut` naming `what` after `seconds`."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
@@ -334,8 +332,22 @@ async def until(
         if await result if asyncio.iscoroutine(result) else result:
             return
         if asyncio.get_running_loop().time() > deadline:
-            raise trishula.TimedOut(f"waited {seconds:g} s in vain until {what}{why()}")
+            raise trishula.TimedOut(f"waited {seconds:g} s in vain until {what}")
         await asyncio.sleep(_POLL_S)
+
+
+def _claim(directory: Path) -> TextIO:
+    """The sandbox's mark, locked for as long as it is open."""
+    mark = directory / _MARK
+    if not mark.exists() and any(directory.iterdir()):
+        raise UsageError(f"{directory} is neither empty nor a mesh that the demo made", fix="name a new folder")
+    claim = mark.open("a")
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        claim.close()
+        raise UsageError(f"another demo runs in {directory}", fix="end that one, or name another folder") from None
+    return claim
 
 
 def _listening_socket() -> socket.socket:

@@ -9,21 +9,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import random
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from trishula.client.endpoint import Endpoint, dial, read
+from trishula.client.endpoint import Endpoint, dial, pause, read
 from trishula.client.errors import NodeUnreachable, RequestError
 from trishula.client.message import Message, arrived
 from trishula.client.session import HANDSHAKE_S
-from trishula.protocol.backoff import full_jitter
 from trishula.protocol.errors import FrameError
 from trishula.protocol.frames import Arrival, Attach, Failed, encode
-
-_RETRY_BASE = 0.1
-_RETRY_CAP = 2.0
 
 log = logging.getLogger("trishula.client")
 
@@ -93,6 +88,5 @@ class Arrivals:
                 else:
                     self._connection = connection
                     return connection
-            pause = full_jitter(attempt, base=_RETRY_BASE, cap=_RETRY_CAP, random=random.random())  # noqa: S311
-            await asyncio.sleep(pause)
+            await asyncio.sleep(pause(self._endpoint, attempt))
         raise AssertionError("endless")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,17 +14,23 @@ from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from trishula.client.errors import NodeUnreachable
+from trishula.protocol.backoff import full_jitter
 from trishula.protocol.errors import FrameError
 from trishula.protocol.frames import VERSIONS, AgentReply, Greeting, decode_reply
 
 SOCKET_VARIABLE = "TRISHULA_SOCKET"
 DEFAULT_SOCKET = "/run/trishula/node.sock"
 
+_RETRY_BASE = 0.1
 _UNAUTHORIZED = 401
 
 
 class Endpoint(Protocol):
     """A way to the node."""
+
+    @property
+    def longest_pause(self) -> float:
+        """Seconds, at most, between two attempts to reach it."""
 
     async def open(self) -> ClientConnection:
         """A new WebSocket. Raises `NodeUnreachable`, saying what to do about it."""
@@ -86,6 +93,7 @@ class Socket:
     """A Unix socket. Which agent we are is decided by which socket we may open."""
 
     path: str
+    longest_pause: float = 0.5
 
     def __str__(self) -> str:
         return self.path
@@ -116,6 +124,7 @@ class Remote:
     ca: Path | None
     token: str | None = field(repr=False)
     token_file: Path | None
+    longest_pause: float = 2.0
 
     def __str__(self) -> str:
         return self.url
@@ -158,6 +167,11 @@ class Remote:
     def _token(self) -> str:
         """Read at each connection, so that a rotated token is taken up."""
         return self.token if self.token_file is None else self.token_file.read_text().strip()  # type: ignore[return-value]
+
+
+def pause(endpoint: Endpoint, attempt: int) -> float:
+    """Seconds to wait before trying again, after attempt number `attempt` (from 0) has failed."""
+    return full_jitter(attempt, base=_RETRY_BASE, cap=endpoint.longest_pause, random=random.random())  # noqa: S311 - no secret
 
 
 def _reason(error: Exception) -> str:

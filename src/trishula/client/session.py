@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +18,9 @@ from weakref import WeakValueDictionary
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from trishula.client.endpoint import Endpoint, dial, read
+from trishula.client.endpoint import Endpoint, dial, pause, read
 from trishula.client.errors import NodeUnreachable, RequestError, TimedOut
 from trishula.client.receipt import Receipt
-from trishula.protocol.backoff import full_jitter
 from trishula.protocol.errors import FrameError, SendError, TrishulaError
 from trishula.protocol.frames import (
     AgentReply,
@@ -39,8 +37,6 @@ from trishula.protocol.frames import (
 )
 
 HANDSHAKE_S = 10.0
-_RETRY_BASE = 0.1
-_RETRY_CAP = 2.0
 _STEADY_S = 1.0
 """A connection that lived this long was a good one: the next is tried for at once."""
 
@@ -81,10 +77,10 @@ class Session:
             try:
                 self._connection, self.greeting = await dial(self._endpoint, timeout=HANDSHAKE_S)
             except NodeUnreachable:
-                pause = _pause(attempt)
-                if loop.time() + pause >= deadline:
+                wait = pause(self._endpoint, attempt)
+                if loop.time() + wait >= deadline:
                     raise
-                await asyncio.sleep(pause)
+                await asyncio.sleep(wait)
             else:
                 return
 
@@ -100,7 +96,7 @@ class Session:
                     self._connection = None
                     self._lost()
                     attempt = 0 if loop.time() - since > _STEADY_S else attempt
-                await asyncio.sleep(_pause(attempt))
+                await asyncio.sleep(pause(self._endpoint, attempt))
                 attempt += 1
                 with contextlib.suppress(NodeUnreachable):
                     await self._reconnect()
@@ -227,7 +223,3 @@ async def _transmit(connection: ClientConnection, request: _Request) -> None:
     """Say it, or leave it to the next connection."""
     with contextlib.suppress(ConnectionClosed):
         await connection.send(encode(request.frame), text=True)
-
-
-def _pause(attempt: int) -> float:
-    return full_jitter(attempt, base=_RETRY_BASE, cap=_RETRY_CAP, random=random.random())  # noqa: S311 - no secret
