@@ -144,6 +144,7 @@ def test_a_file_that_is_missing_or_no_toml_is_said_so(folder: Path) -> None:
     [
         ("accept.json", None, ["accept.json", "can't read", "site.yml"]),
         ("accept.json", [{"node": "nobody", "sha256": TOKEN_HASH}], ["accept.json", "'nobody'"]),
+        ("accept.json", [], ["accept.json: rushabdev has no token"]),
         ("accept.json", [{"sha256": TOKEN_HASH}], ["accept.json", "exactly one of node and agent"]),
         ("accept.json", [{"node": "agni", "sha256": "short"}], ["accept.json", "regex"]),
         ("dial.json", {}, ["dial.json", "agni", "site.yml"]),

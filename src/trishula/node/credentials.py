@@ -83,6 +83,10 @@ def load_credentials(
             _wrong(errors, "accept.json", f"[{number}]", "names not exactly one of node and agent", "name one")
         elif name not in known:
             _wrong(errors, "accept.json", f"[{number}]", f"admits the unknown {kind} {name!r}", "remove the entry")
+    expected = {entry.node for entry in accepted}
+    for peer in peers:
+        if peer not in dialled and peer not in expected:
+            _wrong(errors, "accept.json", peer, "has no token, but is to dial this node", "run site.yml to make one")
     for peer in dialled:
         if not dial.get(peer):
             _wrong(errors, "dial.json", peer, "is missing, but this node dials it", "run site.yml to make the token")
