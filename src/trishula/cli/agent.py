@@ -41,8 +41,7 @@ def send(arguments: argparse.Namespace) -> int:
             except (trishula.Refused, trishula.TimedOut) as error:
                 problem = error
         if arguments.json:
-            outcomes = [msgspec.to_builtins(outcome) for outcome in receipt.outcomes]
-            print_json({"id": receipt.id, "digest": receipt.digest, "outcomes": outcomes})
+            print_json({"id": receipt.id, "digest": receipt.digest, "outcomes": _plain(receipt.outcomes)})
         else:
             print(f"stored {receipt.id}")
             if arguments.wait == "delivered":
@@ -89,15 +88,15 @@ def show(arguments: argparse.Namespace) -> int:
 
     async def work(mesh: trishula.Client) -> int:
         found = await mesh.show(arguments.id)
+        outcomes = msgspec.convert(found.get("outcomes", []), list[Outcome])
         if arguments.json:
-            print_json(found)
+            print_json(found | ({"outcomes": _plain(outcomes)} if outcomes else {}))
             return DONE
         print(f"{found['box']}, sha256 {found['digest']}")
         if "meta" in found:
             meta = found["meta"]
             print(f"received {clock(meta['received_at'])} from node {meta['node']}, route {meta['route']}")
-        if "outcomes" in found:
-            _print_outcomes(msgspec.convert(found["outcomes"], list[Outcome]))
+        _print_outcomes(outcomes)
         print()
         print(visible(found["payload"], lines=True), end="")
         return DONE
@@ -184,6 +183,14 @@ def _with_node(arguments: argparse.Namespace, work: Work, *, timeout: float = 30
             return await work(mesh)
 
     return asyncio.run(run())
+
+
+def _plain(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """For JSON, without the tag that tells frames apart."""
+    plain: list[dict[str, Any]] = msgspec.to_builtins(list(outcomes))
+    for outcome in plain:
+        del outcome["frame"]
+    return plain
 
 
 def _print_outcomes(outcomes: Iterable[Outcome]) -> None:

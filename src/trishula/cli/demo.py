@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -230,23 +230,27 @@ async def _settle(story: _Story) -> None:
 
 
 async def _count(mesh: Sandbox, story: _Story) -> dict[str, int]:
-    """What is in the inboxes, file by file, against what `send` had reported stored."""
+    """What is in the inboxes against what `send` had reported stored."""
     stored = {(receipt.id, outcome.to) for receipt in story.receipts for outcome in receipt.outcomes}
     # The files follow the confirmations, a moment later.
     with contextlib.suppress(trishula.TimedOut):
-        await until(lambda: stored <= _files(mesh).keys(), "all files are there")
-    files = _files(mesh)
-    delivered = sum(envelope in files for envelope in stored)
+        await until(lambda: stored <= inbox_files(mesh).keys(), "all files are there")
+    return tally(stored, inbox_files(mesh))
+
+
+def tally(stored: Collection[tuple[str, str]], files: Counter[tuple[str, str]]) -> dict[str, int]:
+    """The result: each (id, to) that was stored against the number of its files."""
+    delivered = sum(files[envelope] > 0 for envelope in stored)
     return {
         "stored": len(stored),
         "delivered": delivered,
         "lost": len(stored) - delivered,
-        "doubled": sum(files[envelope] - 1 for envelope in stored if envelope in files),
+        "doubled": sum(max(0, files[envelope] - 1) for envelope in stored),
     }
 
 
-def _files(mesh: Sandbox) -> Counter[tuple[str, str]]:
-    """How many inbox files hold the message (id, to)."""
+def inbox_files(mesh: Sandbox) -> Counter[tuple[str, str]]:
+    """How many inbox files hold the message (id, to), whatever they are called."""
     head = msgspec.json.Decoder(dict[str, msgspec.Raw])
     return Counter(
         (str(msgspec.json.decode(head.decode(path.read_bytes())["id"])), agent)

@@ -57,7 +57,7 @@ class Receipt:
         except TimeoutError as error:
             waiting = ", ".join(f"{outcome.to} on {outcome.dest}" for outcome in self._open())
             raise TimedOut(
-                f"{self.id} is stored, and not yet confirmed after {timeout:g} s by {waiting}",
+                f"{self.id} is stored, and not yet confirmed after {timeout:.3g} s by {waiting}",
                 value=self.id,
                 fix="it goes on by itself; ask again later",
             ) from error

@@ -131,7 +131,7 @@ class Session:
             if self._connection is None and self._trouble is not None:
                 raise self._trouble from error
             raise TimedOut(
-                f"the node at {self._endpoint} did not answer within {timeout:g} s",
+                f"the node at {self._endpoint} did not answer within {timeout:.3g} s",
                 fix="the same again is safe: under the same id it is the same message",
             ) from error
         finally:
