@@ -127,9 +127,7 @@ class Node:
         """Why the node is not ready, or nothing."""
         if self.store.problem:
             return f"the store can't be written: {self.store.problem}"
-        if self.filer.problem:
-            return f"mailbox files can't be written: {self.filer.problem}"
-        return ""
+        return "; ".join(f"the mailbox files of {agent} wait: {why}" for agent, why in self.filer.problems.items())
 
     async def status(self) -> dict[str, Any]:
         """What `trishula status` shows."""

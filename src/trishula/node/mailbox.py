@@ -15,8 +15,10 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
+from trishula.node.database import StoreError
 from trishula.node.queries import FileDue, files_due, mark_projected
 from trishula.node.store import Store
 from trishula.protocol.errors import TrishulaError
@@ -32,54 +34,72 @@ log = logging.getLogger(__name__)
 
 
 class Projector:
-    """Writes the files that the store says are due. `wake` it when there may be some."""
+    """Writes the files that the store says are due. `wake` it when there may be some.
+
+    A mailbox that can't be written is left alone for a while; it holds up no other.
+    """
 
     def __init__(self, mailbox_dir: Path, agents: Iterable[str], store: Store) -> None:
         self._root = mailbox_dir
         self._agents = tuple(agents)
         self._store = store
         self._due = asyncio.Event()
-        self._due.set()
-        self.problem = ""
-        """Why files can't be written now; empty while all is well."""
+        self.problems: dict[str, str] = {}
+        """Why the files of an agent can't be written now."""
 
     def wake(self) -> None:
         self._due.set()
 
     async def run(self) -> None:
         """For ever: write what is due, in the order of its commits."""
-        left_over = await self._store.read(lambda db: files_due(db, _BATCH))
-        await self._write(left_over, again=True)
+        again = True  # a run that was cut off may have written some of the first batch
+        stuck: set[str] = set()
         while True:
-            await self._due.wait()
             self._due.clear()
-            while due := await self._store.read(lambda db: files_due(db, _BATCH)):
-                await self._write(due, again=False)
+            while due := await self._store.read(partial(files_due, limit=_BATCH, without=stuck)):
+                stuck |= await self._write(due, again=again)
+                again = False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_AFTER if stuck else None):
+                    await self._due.wait()
+                    continue
+            again = True
+            stuck.clear()
 
-    async def _write(self, due: Sequence[FileDue], *, again: bool) -> None:
-        """Write a batch and mark it. `again`: a run that was cut off may have written some of it."""
-        while due:
-            try:
-                await asyncio.to_thread(self._write_files, due, again=again)
-                await self._store.write(lambda db: mark_projected(db, due))
-            except (OSError, TrishulaError) as error:
-                if not self.problem:
-                    log.error("mailbox files wait: %s", error)  # noqa: TRY400 - the reason is enough
-                self.problem = str(error)
-                await asyncio.sleep(_RETRY_AFTER)
-                again = True
-            else:
-                if self.problem:
-                    log.info("mailbox files are written again")
-                self.problem = ""
-                return
+    async def _write(self, due: Sequence[FileDue], *, again: bool) -> set[str]:
+        """Write a batch and mark what is on the disk. Returns the agents whose files could not be written."""
+        try:
+            written, failed = await asyncio.to_thread(self._write_files, due, again=again)
+            await self._store.write(partial(mark_projected, due=written))
+        except (OSError, StoreError) as error:
+            failed = dict.fromkeys((file.agent for file in due), str(error))
+        for agent in {file.agent for file in due}:
+            self._report(agent, failed.get(agent, ""))
+        return set(failed)
 
-    def _write_files(self, due: Sequence[FileDue], *, again: bool) -> None:
-        written = _Written(self._root, {file.agent for file in due}) if again else None
+    def _write_files(self, due: Sequence[FileDue], *, again: bool) -> tuple[list[FileDue], dict[str, str]]:
+        found = _Written(self._root, {file.agent for file in due}) if again else None
+        written: list[FileDue] = []
+        failed: dict[str, str] = {}
         for file in due:
-            if written is None or not written.has(file):
-                write_file(self._root / file.agent / file.box, file)
+            if file.agent in failed:
+                continue  # or its later mail would overtake
+            try:
+                if found is None or not found.has(file):
+                    write_file(self._root / file.agent / file.box, file)
+                written.append(file)
+            except OSError as error:
+                failed[file.agent] = str(error)
         _sync(self._root)
+        return written, failed
+
+    def _report(self, agent: str, problem: str) -> None:
+        if problem and agent not in self.problems:
+            log.error("the mailbox files of %s wait: %s", agent, problem)
+        if problem:
+            self.problems[agent] = problem
+        elif self.problems.pop(agent, ""):
+            log.info("the mailbox files of %s are written again", agent)
 
 
 def make_mailboxes(mailbox_dir: Path, agents: Iterable[str]) -> None:
@@ -118,24 +138,29 @@ def names(file: FileDue) -> Iterator[str]:
 
 def write_file(folder: Path, file: FileDue) -> None:
     """Put the payload under the first of its names that nothing else has. Seen whole or not at all; not yet synced."""
-    target = next(path for name in names(file) if _free(path := folder / name, file.payload))
-    temporary = folder / f"{_TEMPORARY}{target.name[:200]}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o660)
+    # Plain calls instead of pathlib: this runs once for every message, beside the event loop.
+    target = next((path for name in names(file) if _free(path := f"{folder}/{name}", file.payload)), None)
+    if target is None:
+        raise FileExistsError(errno.EEXIST, "all its names are taken", f"{folder}/{file.id}.json")
+    temporary = f"{folder}/{_TEMPORARY}{file.row}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)  # noqa: PTH108 - left by a crash, or put there by the agent
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o660)
     try:
-        os.fchmod(descriptor, 0o660)
-        with open(descriptor, "wb", buffering=0, closefd=False) as stream:
-            stream.write(file.payload)
+        rest = memoryview(file.payload)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
     finally:
         os.close(descriptor)
-    temporary.rename(target)
+    os.rename(temporary, target)  # noqa: PTH104 - see above
 
 
-def _free(path: Path, payload: bytes) -> bool:
+def _free(path: str | Path, payload: bytes) -> bool:
     """Whether `path` is nobody's, or ours already."""
+    if not os.path.lexists(path):
+        return True
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return True
     except OSError:
         return False
     with open(descriptor, "rb") as stream:  # noqa: PTH123 - a descriptor, no path

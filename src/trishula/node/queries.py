@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from trishula.node.database import SqlRows
@@ -97,20 +98,23 @@ def sent(db: sqlite3.Connection, agent: str, message_id: str) -> tuple[str, byte
     return (row[0], row[1], SqlRows(db).outgoing(agent, message_id)) if row else None
 
 
-def files_due(db: sqlite3.Connection, limit: int) -> list[FileDue]:
-    """Payloads of both boxes whose files are to be written, oldest first within each box."""
+def files_due(db: sqlite3.Connection, *, limit: int, without: Collection[str] = ()) -> list[FileDue]:
+    """Payloads of both boxes whose files are to be written, oldest first within each box; not those of some agents."""
+    left_out = json.dumps(list(without))
     inbox = db.execute(
         "SELECT l.cursor, l.recipient, l.sender, l.id, l.payload, EXISTS (SELECT 1 FROM ledger o WHERE"
         " o.recipient = l.recipient AND o.id = l.id COLLATE NOCASE AND o.cursor < l.cursor AND o.payload IS NOT NULL)"
-        " FROM ledger l WHERE l.projected = 0 ORDER BY l.cursor LIMIT ?",
-        (limit,),
+        " FROM ledger l WHERE l.projected = 0 AND l.recipient NOT IN (SELECT value FROM json_each(?))"
+        " ORDER BY l.cursor LIMIT ?",
+        (left_out, limit),
     )
     due = [FileDue("ledger", row[0], row[1], "inbox", *row[2:]) for row in inbox]
     outbox = db.execute(
         "SELECT m.number, m.sender, m.id, m.payload, EXISTS (SELECT 1 FROM messages o WHERE"
         " o.sender = m.sender AND o.id = m.id COLLATE NOCASE AND o.number < m.number)"
-        " FROM messages m WHERE m.projected = 0 ORDER BY m.number LIMIT ?",
-        (limit,),
+        " FROM messages m WHERE m.projected = 0 AND m.sender NOT IN (SELECT value FROM json_each(?))"
+        " ORDER BY m.number LIMIT ?",
+        (left_out, limit),
     )
     return due + [FileDue("messages", row[0], row[1], "outbox", *row[1:]) for row in outbox]
 

@@ -56,6 +56,9 @@ class Store:
         self._lock = _lock(directory / "lock")
         try:
             self.incarnation = prepare(self.path, node)
+        except StoreError:
+            os.close(self._lock)
+            raise
         except sqlite3.Error as error:
             os.close(self._lock)
             raise StoreError(f"can't open {self.path}: {error}", fix="is the disk full or the file damaged?") from None

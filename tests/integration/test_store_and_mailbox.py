@@ -1,0 +1,252 @@
+"""The disk's side of a node: what is committed, what is written, and what a crash in between leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from trishula.cli.sandbox import until
+from trishula.node import queries
+from trishula.node.database import StoreError, connect
+from trishula.node.mailbox import Projector, make_mailboxes
+from trishula.node.store import Store
+from trishula.protocol.envelope import Envelope, Key, Receipt, State
+from trishula.protocol.errors import SendError
+from trishula.protocol.message import complete
+from trishula.protocol.records import Accept, Answer, Originate, Originated, Record, Result, Settle
+
+FAR = 2**52
+
+
+def accept(message_id: str, *, sender: str = "agni", to: str = "mac", body: str = "hello") -> Accept:
+    raw = f'{{"id": "{message_id}", "to": "{to}", "body": "{body}"}}'.encode()
+    message = complete(raw, sender=sender, new_id="-", timestamp="2026-02-10T00:00:00Z", max_bytes=10_000)
+    envelope = Envelope("agni", "mac", Key(sender, message_id, to), FAR, message.payload)
+    return Accept(envelope, message.digest, 1, "direct")
+
+
+class Disk:
+    """A store and its mailboxes, and what the store said."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store(root / "store", "mac")
+        self.mailboxes = root / "mailboxes"
+        self.done: dict[int, Sequence[Result]] = {}
+        self.failed: dict[int, SendError] = {}
+        make_mailboxes(self.mailboxes, ["mac", "dhyana"])
+        self.projector = Projector(self.mailboxes, ["mac", "dhyana"], self.store)
+
+    def inbox(self, agent: str = "mac") -> Path:
+        return self.mailboxes / agent / "inbox"
+
+    def names(self, agent: str = "mac") -> set[str]:
+        return {path.name for path in self.inbox(agent).iterdir()}
+
+    async def commit(self, *records: Record) -> Sequence[Result]:
+        batch = len(self.done) + len(self.failed) + 1
+        self.store.submit(batch, records)
+        await until(lambda: batch in self.done or batch in self.failed, "the commit is done")
+        return self.done[batch]
+
+    def _committed(self, done: list[tuple[int, Sequence[Result]]]) -> None:
+        self.done.update(done)
+        self.projector.wake()
+
+    def _failed(self, batches: list[int], error: SendError) -> None:
+        self.failed.update(dict.fromkeys(batches, error))
+
+    async def use(self, work: Callable[[Disk], Awaitable[None]], *, projecting: bool = True) -> None:
+        async with self.store, asyncio.TaskGroup() as tasks:
+            self.store.start(self._committed, self._failed)
+            task = tasks.create_task(self.projector.run() if projecting else asyncio.sleep(0))
+            await work(self)
+            task.cancel()
+
+
+def on_disk(root: Path, work: Callable[[Disk], Awaitable[None]], *, projecting: bool = True) -> None:
+    asyncio.run(Disk(root).use(work, projecting=projecting))
+
+
+# ---------------------------------------------------------------- store
+
+
+def test_what_was_committed_is_there_after_a_restart(tmp_path: Path) -> None:
+    async def first(disk: Disk) -> None:
+        (answer,) = await disk.commit(accept("one"))
+        assert isinstance(answer, Answer)
+        assert (answer.fresh, answer.entry.outcome) == (True, State.DELIVERED)
+
+    async def second(disk: Disk) -> None:
+        (answer,) = await disk.commit(accept("one"))
+        assert isinstance(answer, Answer)
+        assert (answer.fresh, answer.entry.outcome) == (False, State.DELIVERED)
+
+    on_disk(tmp_path, first)
+    on_disk(tmp_path, second)
+
+
+def test_the_incarnation_outlives_a_restart_and_differs_between_stores(tmp_path: Path) -> None:
+    async def nothing(_: Disk) -> None: ...
+
+    incarnations = []
+    for folder in ("a", "a", "b"):
+        disk = Disk(tmp_path / folder)
+        incarnations.append(disk.store.incarnation)
+        asyncio.run(disk.use(nothing))
+    assert incarnations[0] == incarnations[1] != incarnations[2]
+
+
+def test_a_second_node_on_the_same_store_is_kept_off(tmp_path: Path) -> None:
+    async def second(_: Disk) -> None:
+        with pytest.raises(StoreError, match="another node is running"):
+            Disk(tmp_path)
+
+    on_disk(tmp_path, second)
+
+
+def test_the_store_of_another_node_or_a_newer_release_is_refused(tmp_path: Path) -> None:
+    async def nothing(_: Disk) -> None: ...
+
+    on_disk(tmp_path, nothing)
+    with pytest.raises(StoreError, match="store of 'mac', not of 'agni'"):
+        Store(tmp_path / "store", "agni")
+    db = connect(tmp_path / "store" / "trishula.db")
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(StoreError, match="format 99"):
+        Store(tmp_path / "store", "mac")
+
+
+def test_a_full_store_refuses_by_name_keeps_what_it_has_and_recovers_by_itself(tmp_path: Path) -> None:
+    async def fill(disk: Disk) -> None:
+        await disk.commit(accept("before"))
+        pages = await disk.store.write(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
+        await disk.store.read(lambda _: None)
+        disk.store._writer_db.execute(f"PRAGMA max_page_count = {pages}")
+        disk.store.submit(77, tuple(accept(f"too-much-{number}", body="x" * 8000) for number in range(50)))
+        await until(lambda: 77 in disk.failed, "the commit fails")
+        assert disk.failed[77].code == "store_full"
+        assert "make room" in str(disk.failed[77])
+        assert "SQLITE_FULL" in disk.store.problem
+        disk.store._writer_db.execute("PRAGMA max_page_count = 1000000")
+        (again,) = await disk.commit(accept("before"))
+        assert isinstance(again, Answer)
+        assert not again.fresh
+        await disk.commit(accept("after"))
+        assert disk.store.problem == ""
+
+    on_disk(tmp_path, fill)
+
+
+def test_a_damaged_store_ends_the_node_instead_of_serving_on(tmp_path: Path) -> None:
+    async def damage(disk: Disk) -> None:
+        await disk.store.write(lambda db: db.execute("DROP TABLE ledger"))
+        disk.store.submit(1, (accept("one"),))
+        with pytest.raises(sqlite3.OperationalError, match="no such table"):
+            await asyncio.wait_for(asyncio.shield(disk.store.broken), 5)
+
+    on_disk(tmp_path, damage, projecting=False)
+
+
+def test_a_message_and_its_envelopes_are_pending_until_their_receipts(tmp_path: Path) -> None:
+    async def send(disk: Disk) -> None:
+        message = complete(b'{"to": "all"}', sender="mac", new_id="m", timestamp="t", max_bytes=1000)
+        envelopes = tuple(
+            Envelope("mac", node, Key("mac", "m", node), FAR, message.payload) for node in ("agni", "rush")
+        )
+        (stored,) = await disk.commit(Originate(message, envelopes, 1))
+        assert isinstance(stored, Originated)
+        assert [row.key.to for row in stored.progress] == ["agni", "rush"]
+        pending = await disk.store.read(lambda db: queries.pending(db, "mac", "agni", urgent=False, after=0, limit=10))
+        assert [(seq, envelope) for seq, envelope in pending] == [(stored.progress[0].seq, envelopes[0])]
+        assert await disk.store.read(queries.backlogs) == {"agni": 1, "rush": 1}
+        receipt = Receipt("mac", "agni", Key("mac", "m", "agni"), FAR, message.digest, State.DELIVERED, "", 5)
+        await disk.commit(Settle(receipt, "direct", 6, 1.5))
+        assert await disk.store.read(queries.backlogs) == {"rush": 1}
+
+    on_disk(tmp_path, send)
+
+
+# ---------------------------------------------------------------- mailbox
+
+
+def test_a_message_becomes_a_file_with_exactly_its_bytes(tmp_path: Path) -> None:
+    async def receive(disk: Disk) -> None:
+        record = accept("one")
+        await disk.commit(record)
+        file = disk.inbox() / "one.json"
+        await until(file.exists, "the file is there")
+        assert file.read_bytes() == record.envelope.payload
+        assert disk.names() == {"one.json"}
+
+    on_disk(tmp_path, receive)
+
+
+def test_the_same_id_of_two_senders_or_in_another_case_gives_two_files(tmp_path: Path) -> None:
+    async def receive(disk: Disk) -> None:
+        await disk.commit(accept("one"))
+        await disk.commit(accept("one", sender="dhyana"))
+        await disk.commit(accept("ONE", sender="dhyana"))
+        expected = {"one.json", "one~dhyana.json", "ONE~dhyana.json"}
+        await until(lambda: disk.names() == expected, "three files are there")
+
+    on_disk(tmp_path, receive)
+
+
+def test_a_file_of_the_agents_own_making_is_not_overwritten(tmp_path: Path) -> None:
+    async def receive(disk: Disk) -> None:
+        (disk.inbox() / "one.json").write_text("mine")
+        (disk.inbox() / "two.json").symlink_to("/etc/passwd")
+        await disk.commit(accept("one"), accept("two"))
+        await until(lambda: len(disk.names()) == 4, "both files are there")
+        assert disk.names() == {"one.json", "one~agni.json", "two.json", "two~agni.json"}
+        assert (disk.inbox() / "one.json").read_text() == "mine"
+
+    on_disk(tmp_path, receive)
+
+
+@pytest.mark.parametrize("moved_to", ["inbox/one.json", "archive/one.json", "archive/renamed.json"])
+def test_a_file_that_a_crash_left_unmarked_is_not_written_twice(tmp_path: Path, moved_to: str) -> None:
+    """The node died after the file was written and before that was noted; the agent may have moved the file."""
+    record = accept("one")
+
+    async def die_before_the_mark(disk: Disk) -> None:
+        await disk.commit(record)
+
+    async def come_back(disk: Disk) -> None:
+        await disk.commit(accept("two"))
+        await until((disk.inbox() / "two.json").exists, "the next file is there")
+        assert not await disk.store.read(lambda db: queries.files_due(db, limit=10))
+
+    on_disk(tmp_path, die_before_the_mark, projecting=False)
+    (tmp_path / "mailboxes" / "mac" / moved_to).write_bytes(record.envelope.payload)
+    on_disk(tmp_path, come_back)
+    files = {str(path.relative_to(tmp_path / "mailboxes" / "mac")) for path in tmp_path.rglob("*.json")}
+    assert files == {moved_to, "inbox/two.json"}
+
+
+def test_a_mailbox_that_can_not_be_written_holds_up_no_other_and_is_caught_up(tmp_path: Path) -> None:
+    async def receive(disk: Disk) -> None:
+        disk.inbox("dhyana").rename(disk.inbox("dhyana").with_name("away"))
+        await disk.commit(accept("one", to="dhyana"), accept("two"))
+        await until((disk.inbox() / "two.json").exists, "the other mailbox is served")
+        await until(lambda: "dhyana" in disk.projector.problems, "the trouble is known")
+        disk.inbox("dhyana").mkdir()
+        await until((disk.inbox("dhyana") / "one.json").exists, "the mail is there after all")
+        await until(lambda: not disk.projector.problems, "the trouble is over")
+
+    on_disk(tmp_path, receive)
+
+
+def test_what_a_crash_left_half_written_is_cleared_away(tmp_path: Path) -> None:
+    async def nothing(_: Disk) -> None: ...
+
+    on_disk(tmp_path, nothing)
+    stale = tmp_path / "mailboxes" / "mac" / "inbox" / ".trishula-5"
+    stale.write_text("{")
+    on_disk(tmp_path, nothing)
+    assert not stale.exists()
