@@ -33,7 +33,11 @@ class Submitter(Protocol):
 
 
 class Listener(Protocol):
-    """An attached agent."""
+    """A connection of an agent."""
+
+    @property
+    def receiving(self) -> bool:
+        """Whether it gets the agent's messages as they arrive."""
 
     def progressed(self, progress: Progress) -> None: ...
 
@@ -90,7 +94,8 @@ class Hub:
         self._listeners[agent].discard(listener)
 
     def attached(self, agent: str) -> int:
-        return len(self._listeners[agent])
+        """How many connections get this agent's messages as they arrive."""
+        return sum(listener.receiving for listener in self._listeners[agent])
 
     def submit(self, submitter: Submitter, message: Message, ttl_ms: int | None) -> None:
         self._carry_out(self.engine.submit(now(), submitter, message, ttl_ms))

@@ -114,6 +114,11 @@ class Session:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
 
+    @property
+    def receiving(self) -> bool:
+        """Whether the agent has asked for its messages as they arrive."""
+        return self._pump is not None
+
     # ------------------------------------------------------------ requests
 
     async def _take(self, request: frames.AgentRequest) -> None:
