@@ -65,6 +65,8 @@ class Delivery:
         self._waiting: dict[Key, Pending] = {}
         self._count = 0
         self._bytes = 0
+        self._urgent_run = 0
+        """Urgent envelopes taken since the last of the rest, over frames: one frame may hold but one large message."""
         self.unacked_bytes = 0
 
     # ------------------------------------------------------------ coming in
@@ -81,22 +83,25 @@ class Delivery:
         else:
             self._append(lane, pending)
 
-    def wants(self) -> tuple[bool, int, int] | None:
-        """(urgent, after, limit) of the next read from the store, or None. Must be answered by `loaded`."""
+    def wants(self) -> tuple[bool, int, int, int] | None:
+        """(urgent, after, limit, size) of the next read from the store, or None. Must be answered by `loaded`."""
         for urgent in (True, False):
             lane = self._lanes[urgent]
             if lane.behind and not lane.loading and len(lane.queue) < LOAD_COUNT // 2 and self._room():
                 lane.loading = True
                 lane.missed = False
-                return urgent, lane.tail, LOAD_COUNT
+                return urgent, lane.tail, LOAD_COUNT, WINDOW_BYTES - self._bytes
         return None
 
     def loaded(self, rows: Iterable[tuple[int, Envelope]], *, urgent: bool, complete: bool) -> None:
-        """What the store held; `complete` where there was no more than that."""
+        """What the store held; `complete` where there was no more than that. What finds no room is read again later."""
         lane = self._lanes[urgent]
         lane.loading = False
         lane.behind = lane.missed or not complete
         for seq, envelope in rows:
+            if not self._room():
+                lane.behind = True
+                break
             self._append(lane, Pending(seq, envelope))
 
     # ------------------------------------------------------------ going out
@@ -106,13 +111,14 @@ class Delivery:
         batch: list[Pending] = []
         size = 0
         while len(batch) < BATCH_COUNT:
-            lane = self._next_lane(len(batch))
+            lane = self._next_lane()
             if lane is None or (batch and size + lane.queue[0].size > BATCH_BYTES):
                 break
             pending = lane.queue.popleft()
             if pending.envelope.expires_at <= wall:
                 self._forget(pending)
                 continue
+            self._urgent_run = self._urgent_run + 1 if pending.envelope.urgent else 0
             batch.append(pending)
             size += pending.size
         return batch
@@ -193,9 +199,9 @@ class Delivery:
         self._count -= 1
         self._bytes -= pending.size
 
-    def _next_lane(self, taken: int) -> _Lane | None:
+    def _next_lane(self) -> _Lane | None:
         urgent, rest = self._lanes[True], self._lanes[False]
-        if urgent.queue and not (rest.queue and taken % (URGENT_PER_REST + 1) == URGENT_PER_REST):
+        if urgent.queue and not (rest.queue and self._urgent_run >= URGENT_PER_REST):
             return urgent
         return rest if rest.queue else None
 

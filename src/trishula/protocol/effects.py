@@ -19,12 +19,17 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Read up to `limit` pending envelopes for `dest` with a seq above `after`, in order; then call `loaded`."""
+    """Read pending envelopes for `dest` with a seq above `after`, in order; then call `loaded`.
+
+    Up to `limit` of them, and none after those that fill `size` bytes of payload (at least one): a backlog of large
+    messages must not come into memory at once.
+    """
 
     dest: str
     urgent: bool
     after: int
     limit: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)

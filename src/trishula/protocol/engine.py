@@ -344,8 +344,8 @@ class Engine:
     def _load(self, delivery: Delivery) -> list[Effect]:
         effects: list[Effect] = []
         while (wanted := delivery.wants()) is not None:
-            urgent, after, limit = wanted
-            effects.append(Load(delivery.dest, urgent, after, limit))
+            urgent, after, limit, size = wanted
+            effects.append(Load(delivery.dest, urgent, after, limit, size))
         return effects
 
     def _receipts(self, now: Instant, peer: _Peer, frame: frames.Receipts) -> list[Effect]:
