@@ -1,0 +1,445 @@
+"""What is pending for one destination: bounds, lanes, order, and the races with the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from trishula.protocol import frames
+from trishula.protocol.delivery import (
+    LOAD_COUNT,
+    URGENT_PER_REST,
+    WINDOW_BYTES,
+    WINDOW_COUNT,
+    Delivery,
+    Pending,
+)
+from trishula.protocol.envelope import Envelope, Key
+from trishula.protocol.frames import BATCH_BYTES, BATCH_COUNT, FRAME_OVERHEAD
+
+EXPIRES = 10_000
+NOW = 100.0
+LINK = 1
+
+
+def item(seq: int, *, urgent: bool = False, size: int = 10, expires: int = EXPIRES) -> Pending:
+    key = Key("mac", f"m{seq}", "agni")
+    return Pending(seq, Envelope("mac", "agni", key, expires, b"x" * size, urgent))
+
+
+def row(seq: int, *, urgent: bool = False, size: int = 10) -> tuple[int, Envelope]:
+    return seq, item(seq, urgent=urgent, size=size).envelope
+
+
+def ready() -> Delivery:
+    """A window on an empty store."""
+    delivery = Delivery("agni")
+    while (wanted := delivery.wants()) is not None:
+        delivery.loaded([], urgent=wanted[0], complete=True)
+    return delivery
+
+
+def seqs(batch: Iterable[Pending]) -> list[int]:
+    return [pending.seq for pending in batch]
+
+
+def offer(delivery: Delivery, frame: int, link: int = LINK) -> list[int]:
+    """Take a batch and send it as a frame."""
+    batch = delivery.take(0)
+    delivery.offered(link, frame, batch)
+    return seqs(batch)
+
+
+def key(seq: int) -> Key:
+    return item(seq).envelope.key
+
+
+# ---------------------------------------------------------------- order and lanes
+
+
+def test_what_is_stored_goes_out_in_the_order_of_its_commit() -> None:
+    delivery = ready()
+    for seq in range(1, 6):
+        delivery.push(item(seq))
+    assert offer(delivery, 1) == [1, 2, 3, 4, 5]
+    assert offer(delivery, 2) == []
+
+
+def test_urgent_mail_overtakes_the_rest() -> None:
+    delivery = ready()
+    for seq in range(1, 4):
+        delivery.push(item(seq))
+    delivery.push(item(4, urgent=True))
+    assert offer(delivery, 1) == [4, 1, 2, 3]
+
+
+def test_the_rest_gets_one_of_nine_places_while_urgent_mail_waits() -> None:
+    delivery = ready()
+    for seq in range(1, 41):
+        delivery.push(item(seq, urgent=seq > 10))
+    order = [seq > 10 for seq in offer(delivery, 1)]
+    assert order[:18] == ([True] * URGENT_PER_REST + [False]) * 2
+
+
+def test_the_rest_does_not_starve_behind_urgent_mail_that_fills_a_frame_each() -> None:
+    delivery = ready()
+    delivery.push(item(1))
+    for seq in range(2, 40):
+        delivery.push(item(seq, urgent=True, size=BATCH_BYTES))
+    frames_until_the_rest = next(frame for frame in range(1, 40) if 1 in offer(delivery, frame))
+    assert frames_until_the_rest <= URGENT_PER_REST + 1
+
+
+def test_what_was_under_way_on_a_lost_link_goes_out_again_first_and_in_order() -> None:
+    delivery = ready()
+    for seq in range(1, 5):
+        delivery.push(item(seq))
+    assert offer(delivery, 1) == [1, 2, 3, 4]
+    for seq in range(5, 7):
+        delivery.push(item(seq))
+    delivery.answered(key(2))
+    delivery.deferred(key(3), NOW, 0.5)
+    delivery.link_lost(LINK)
+    assert offer(delivery, 1, link=2) == [1, 3, 4, 5, 6]
+
+
+def test_only_the_mail_of_the_lost_link_goes_out_again() -> None:
+    delivery = ready()
+    delivery.push(item(1))
+    assert offer(delivery, 1, link=1) == [1]
+    delivery.push(item(2))
+    assert offer(delivery, 1, link=2) == [2]
+    delivery.link_lost(1)
+    assert offer(delivery, 2, link=2) == [1]
+
+
+# ---------------------------------------------------------------- answers
+
+
+def test_what_is_answered_is_never_offered_again() -> None:
+    delivery = ready()
+    delivery.push(item(1))
+    offer(delivery, 1)
+    answered = delivery.answered(key(1))
+    assert answered is not None
+    assert answered.seq == 1
+    delivery.acked(LINK, 1, NOW, 0.5)
+    delivery.link_lost(LINK)
+    delivery.tick(NOW + 1000)
+    assert delivery.take(0) == []
+    assert (delivery.backlog, delivery.unacked_bytes, delivery.deadline()) == (0, 0, None)
+
+
+def test_what_is_acknowledged_without_an_answer_is_offered_again_later() -> None:
+    delivery = ready()
+    delivery.push(item(1))
+    offer(delivery, 1)
+    delivery.acked(LINK, 1, NOW, 0.5)
+    assert delivery.take(0) == []
+    due = delivery.deadline()
+    assert due is not None
+    delivery.tick(due)
+    assert offer(delivery, 2) == [1]
+
+
+def test_the_pause_before_the_next_offer_grows_to_a_minute_and_no_further() -> None:
+    delivery = ready()
+    delivery.push(item(1))
+    pauses = []
+    now = NOW
+    for frame in range(1, 12):
+        offer(delivery, frame)
+        delivery.deferred(key(1), now, 1.0)
+        due = delivery.deadline()
+        assert due is not None
+        pauses.append(due - now)
+        now = due
+        delivery.tick(now)
+    assert pauses == [1.5, 2.5, 4.5, 8.5, 16.5, 32.5, 60.5, 60.5, 60.5, 60.5, 60.5]
+
+
+def test_an_answer_that_could_not_be_committed_is_asked_for_again() -> None:
+    delivery = ready()
+    delivery.push(item(1))
+    offer(delivery, 1)
+    answered = delivery.answered(key(1))
+    assert answered is not None
+    delivery.unsettled(answered, NOW, 0.5)
+    assert delivery.backlog == 1
+    delivery.tick(NOW + 10)
+    assert offer(delivery, 2) == [1]
+
+
+def test_an_answer_or_a_deferral_of_what_is_not_pending_is_ignored() -> None:
+    delivery = ready()
+    assert delivery.answered(key(9)) is None
+    delivery.deferred(key(9), NOW, 0.5)
+    delivery.acked(LINK, 9, NOW, 0.5)
+    delivery.link_lost(9)
+    assert (delivery.backlog, delivery.unacked_bytes, delivery.deadline()) == (0, 0, None)
+
+
+def test_what_has_expired_is_not_offered_and_leaves_the_window() -> None:
+    delivery = ready()
+    delivery.push(item(1, expires=500))
+    delivery.push(item(2, expires=501))
+    assert seqs(delivery.take(500)) == [2]
+    assert delivery.backlog == 1
+
+
+# ---------------------------------------------------------------- races with the store
+
+
+def test_after_a_start_the_store_is_asked_for_both_lanes_from_the_beginning() -> None:
+    delivery = Delivery("agni")
+    assert [delivery.wants(), delivery.wants(), delivery.wants()] == [
+        (True, 0, LOAD_COUNT, WINDOW_BYTES),
+        (False, 0, LOAD_COUNT, WINDOW_BYTES),
+        None,
+    ]
+
+
+def test_a_row_that_was_loaded_before_the_news_of_its_commit_is_there_once() -> None:
+    delivery = Delivery("agni")
+    delivery.wants()
+    delivery.wants()
+    delivery.loaded([row(1), row(2)], urgent=False, complete=True)
+    delivery.push(item(1))
+    delivery.push(item(2))
+    delivery.push(item(3))
+    assert offer(delivery, 1) == [1, 2, 3]
+    assert delivery.backlog == 3
+
+
+def test_a_row_that_was_committed_while_the_store_was_being_read_is_not_lost() -> None:
+    delivery = Delivery("agni")
+    delivery.wants()
+    delivery.wants()
+    delivery.push(item(2))  # committed after the read saw the store, before its rows are handed over
+    delivery.loaded([row(1)], urgent=False, complete=True)
+    assert (delivery.wants() or ())[:2] == (False, 1)
+    delivery.loaded([row(2)], urgent=False, complete=True)
+    assert offer(delivery, 1) == [1, 2]
+
+
+def test_fresh_mail_does_not_overtake_what_waits_in_the_store() -> None:
+    delivery = Delivery("agni")
+    delivery.wants()
+    delivery.wants()
+    delivery.loaded([row(1)], urgent=False, complete=False)
+    delivery.push(item(3))
+    assert offer(delivery, 1) == [1]
+    assert (delivery.wants() or ())[:2] == (False, 1)
+    delivery.loaded([row(2), row(3)], urgent=False, complete=True)
+    assert offer(delivery, 2) == [2, 3]
+
+
+# ---------------------------------------------------------------- bounds
+
+
+def test_a_full_window_leaves_the_rest_in_the_store_and_fetches_it_when_there_is_room() -> None:
+    delivery = ready()
+    total = WINDOW_COUNT + 100
+    for seq in range(1, total + 1):
+        delivery.push(item(seq))
+    assert delivery.backlog == WINDOW_COUNT
+    seen: list[int] = []
+    frame = 0
+    while batch := delivery.take(0):
+        frame += 1
+        delivery.offered(LINK, frame, batch)
+        for pending in batch:
+            delivery.answered(pending.envelope.key)
+        seen += seqs(batch)
+        if (wanted := delivery.wants()) is not None:
+            _, after, limit, _ = wanted
+            rows = [row(seq) for seq in range(after + 1, total + 1)][:limit]
+            delivery.loaded(rows, urgent=False, complete=rows[-1:] == [row(total)])
+    assert seen == list(range(1, total + 1))
+
+
+def test_a_full_window_loads_nothing() -> None:
+    delivery = ready()
+    for seq in range(1, WINDOW_COUNT + 2):
+        delivery.push(item(seq))
+    assert delivery.wants() is None
+
+
+def test_large_messages_fill_the_window_by_their_bytes() -> None:
+    delivery = ready()
+    for seq in range(1, 100):
+        delivery.push(item(seq, size=1024 * 1024))
+    assert delivery.backlog * 1024 * 1024 <= WINDOW_BYTES + 1024 * 1024
+
+
+def test_a_backlog_of_large_messages_does_not_come_into_memory_at_once() -> None:
+    delivery = Delivery("agni")
+    delivery.wants()
+    delivery.wants()
+    total, large = 30, 1024 * 1024
+    store = [row(seq, size=large) for seq in range(1, total + 1)]
+    delivery.loaded(store, urgent=False, complete=True)  # by a store that minds no size
+    assert delivery.backlog * large <= WINDOW_BYTES + large
+
+    seen = []
+    for frame in range(1, total + 1):
+        [pending] = delivery.take(0)
+        delivery.offered(LINK, frame, [pending])
+        delivery.answered(pending.envelope.key)
+        seen.append(pending.seq)
+        if (wanted := delivery.wants()) is not None:
+            _, after, limit, size = wanted
+            assert size <= WINDOW_BYTES
+            delivery.loaded(store[after:][:limit], urgent=False, complete=True)
+    assert seen == list(range(1, total + 1))
+
+
+def test_unacknowledged_bytes_are_counted_until_the_frame_is_acknowledged() -> None:
+    delivery = ready()
+    delivery.push(item(1, size=1000))
+    offer(delivery, 1)
+    delivery.answered(key(1))
+    assert delivery.unacked_bytes > 1000
+    delivery.acked(LINK, 1, NOW, 0.5)
+    assert delivery.unacked_bytes == 0
+
+
+def test_a_batch_is_a_frame_of_bounded_count() -> None:
+    delivery = ready()
+    for seq in range(1, 1000):
+        delivery.push(item(seq))
+    assert len(offer(delivery, 1)) == BATCH_COUNT
+
+
+@pytest.mark.parametrize("size", [1, 600, 1024, 70_000, BATCH_BYTES - 500, 1024 * 1024])
+def test_no_frame_is_larger_than_the_other_side_takes(size: int) -> None:
+    """With the longest names there are; payloads take their own size on the wire."""
+    delivery = ready()
+    longest = "x" * 63
+    for seq in range(1, 600):
+        long_key = Key(longest, f"{seq:0128}", longest)
+        payload = b'"' + b"x" * (size - 2) + b'"\n' if size > 2 else b"1\n"
+        delivery.push(Pending(seq, Envelope(longest, longest, long_key, 2**53, payload)))
+    batch = delivery.take(0)
+    sealed = [frames.SignedEnvelope.seal(pending.envelope, "k" * 32, b"m" * 32) for pending in batch]
+    assert len(frames.encode(frames.Deliver(seq=2**53, envelopes=sealed))) <= max(size, BATCH_BYTES) + FRAME_OVERHEAD
+
+
+# ---------------------------------------------------------------- for all histories
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """A store, a window on it and a recipient, in any order of events. Every envelope stays findable until answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.delivery = Delivery("agni")
+        self.now = NOW
+        self.store: dict[int, Envelope] = {}
+        self.committed = 0
+        self.news = 0
+        self.reads: list[tuple[bool, list[tuple[int, Envelope]], bool]] = []
+        self.under_way: list[tuple[int, list[Pending]]] = []
+        self.frame = 0
+        self.link = 1
+        self.answered: set[int] = set()
+
+    @rule(urgent=st.booleans(), size=st.sampled_from([10, 1024, WINDOW_BYTES // 3]))
+    def commit(self, urgent: bool, size: int) -> None:  # noqa: FBT001  (Hypothesis passes keywords)
+        self.committed += 1
+        self.store[self.committed] = item(self.committed, urgent=urgent, size=size).envelope
+
+    @precondition(lambda self: self.news < self.committed)
+    @rule()
+    def hear_of_a_commit(self) -> None:
+        self.news += 1
+        self.delivery.push(Pending(self.news, self.store[self.news]))
+
+    @rule(limit=st.sampled_from([1, 2, LOAD_COUNT]))
+    def read(self, limit: int) -> None:
+        while (wanted := self.delivery.wants()) is not None:
+            urgent, after, _, _ = wanted
+            found = [
+                (seq, envelope)
+                for seq, envelope in self.store.items()
+                if seq > after and envelope.urgent is urgent and seq not in self.answered
+            ]
+            self.reads.append((urgent, found[:limit], len(found) <= limit))
+
+    @precondition(lambda self: self.reads)
+    @rule()
+    def hand_over(self) -> None:
+        urgent, rows, complete = self.reads.pop(0)
+        self.delivery.loaded(rows, urgent=urgent, complete=complete)
+
+    @rule()
+    def offer(self) -> None:
+        batch = self.delivery.take(0)
+        if batch:
+            self.frame += 1
+            self.delivery.offered(self.link, self.frame, batch)
+            self.under_way.append((self.frame, batch))
+
+    @precondition(lambda self: self.under_way)
+    @rule(data=st.data())
+    def answer_some_and_acknowledge(self, data: st.DataObject) -> None:
+        frame, batch = self.under_way.pop(0)
+        for pending in batch:
+            fate = data.draw(st.sampled_from(["answered", "answered", "deferred", "silent", "unsettled"]))
+            if fate == "deferred":
+                self.delivery.deferred(pending.envelope.key, self.now, 0.5)
+            elif fate == "answered":
+                self.delivery.answered(pending.envelope.key)
+                self.answered.add(pending.seq)
+            elif fate == "unsettled" and (back := self.delivery.answered(pending.envelope.key)) is not None:
+                self.delivery.unsettled(back, self.now, 0.5)
+        self.delivery.acked(self.link, frame, self.now, 0.5)
+
+    @rule()
+    def lose_the_link(self) -> None:
+        self.delivery.link_lost(self.link)
+        self.under_way.clear()
+        self.link += 1
+
+    @rule(seconds=st.floats(0, 70))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.delivery.tick(self.now)
+
+    @invariant()
+    def the_window_is_bounded(self) -> None:
+        assert 0 <= self.delivery.backlog <= WINDOW_COUNT + 2 * LOAD_COUNT
+        assert 0 <= self.delivery._bytes <= 2 * WINDOW_BYTES
+        assert self.delivery.unacked_bytes >= 0
+
+    def teardown(self) -> None:
+        """When all is heard and all is answered, everything that was committed has been offered."""
+        self.lose_the_link()
+        while self.reads:
+            self.hand_over()
+        while self.news < self.committed:
+            self.hear_of_a_commit()
+        for _ in range(2 * self.committed + 2):
+            self.wait(70)
+            self.read(LOAD_COUNT)
+            while self.reads:
+                self.hand_over()
+            while batch := self.delivery.take(0):
+                for pending in batch:
+                    assert pending.seq not in self.answered
+                    self.delivery.offered(self.link, 0, [pending])
+                    self.delivery.answered(pending.envelope.key)
+                    self.delivery.acked(self.link, 0, self.now, 0.5)
+                    self.answered.add(pending.seq)
+        assert self.answered == set(self.store)
+        assert (self.delivery.backlog, self.delivery._bytes, self.delivery.unacked_bytes) == (0, 0, 0)
+
+
+test_whatever_happens_nothing_is_forgotten_and_the_window_is_bounded = AnyHistory.TestCase
+test_whatever_happens_nothing_is_forgotten_and_the_window_is_bounded.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True
+)
