@@ -87,6 +87,8 @@ class Client:
             if group.exceptions[0] is not error:
                 raise group.exceptions[0] from None
         finally:
+            # Here and not in their tasks, which may never have begun.
+            await self._session.close()
             await self._arrivals.close()
 
     # ------------------------------------------------------------ who

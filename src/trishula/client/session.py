@@ -88,20 +88,17 @@ class Session:
         """Hear the node until cancelled, over one connection after the other."""
         loop = asyncio.get_running_loop()
         attempt = 0
-        try:
-            while True:
-                since = loop.time()
-                if self._connection is not None:
-                    await self._hear(self._connection)
-                    self._connection = None
-                    self._lost()
-                    attempt = 0 if loop.time() - since > _STEADY_S else attempt
-                await asyncio.sleep(pause(self._endpoint, attempt))
-                attempt += 1
-                with contextlib.suppress(NodeUnreachable):
-                    await self._reconnect()
-        finally:
-            await self.close()
+        while True:
+            since = loop.time()
+            if self._connection is not None:
+                await self._hear(self._connection)
+                self._connection = None
+                self._lost()
+                attempt = 0 if loop.time() - since > _STEADY_S else attempt
+            await asyncio.sleep(pause(self._endpoint, attempt))
+            attempt += 1
+            with contextlib.suppress(NodeUnreachable):
+                await self._reconnect()
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
