@@ -70,8 +70,12 @@ class Node:
         return self.host.run(" ".join(["%s"] * len(words)), *words)
 
     def read(self, path: str) -> bytes:
-        """A file's bytes, whatever they are."""
-        return base64.b64decode(self.host.check_output("base64 %s", path))
+        """A file's bytes."""
+        return self.output("cat %s", path)
+
+    def output(self, command: str, *args: str) -> bytes:
+        """What a command prints, text or not."""
+        return base64.b64decode(self.host.check_output(f"{command} | base64", *args))
 
     def properties(self, unit: str, *names: str) -> dict[str, str]:
         """Properties of a unit as systemd has them loaded."""

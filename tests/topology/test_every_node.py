@@ -92,13 +92,13 @@ def test_credentials_are_for_root_and_reach_the_node_by_systemd_alone(node: Node
 
 
 def test_no_secret_is_in_an_argument_an_environment_or_the_configuration(node: Node) -> None:
-    exposed = node.host.check_output(
-        "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ /etc/trishula/node.toml /etc/systemd/system/trishula-* "
-        "2>/dev/null | tr '\\0' '\\n'"
+    exposed = node.output(
+        "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ /etc/trishula/node.toml /etc/systemd/system/trishula-* 2>/dev/null"
     )
-    assert "node run" in exposed
-    assert "[node]" in exposed
-    assert [secret for secret in node.secrets() if secret in exposed] == []
+    assert b"node\0run" in exposed
+    assert b"CREDENTIALS_DIRECTORY=" in exposed
+    assert b"[node]" in exposed
+    assert [secret for secret in node.secrets() if secret.encode() in exposed] == []
 
 
 def test_an_agents_token_is_for_its_own_login(node: Node) -> None:
