@@ -93,7 +93,7 @@ def test_credentials_are_for_root_and_reach_the_node_by_systemd_alone(node: Node
 
 def test_no_secret_is_in_an_argument_an_environment_or_the_configuration(node: Node) -> None:
     exposed = node.output(
-        "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ /etc/trishula/node.toml /etc/systemd/system/trishula-* 2>/dev/null"
+        f"cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ {CONFIG} /etc/systemd/system/trishula-* 2>/dev/null"
     )
     assert b"node\0run" in exposed
     assert b"CREDENTIALS_DIRECTORY=" in exposed
