@@ -153,7 +153,7 @@ class Delivery:
             self._wait(pending, now, random)
 
     def unsettled(self, pending: Pending, now: float, random: float) -> None:
-        """An answer came but could not be committed: back into the window, to be asked for again."""
+        """An answer came but did not settle it: back into the window, to be asked for again."""
         self._count += 1
         self._bytes += pending.size
         self._wait(pending, now, random)

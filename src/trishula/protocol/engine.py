@@ -186,8 +186,9 @@ class Engine:
             case frames.Ack():
                 delivery.acked(link, frame.seq, now.mono, self._random())
             case frames.Defer():
+                random = self._random()  # one for all, so that they come back in their order
                 for item in frame.items:
-                    delivery.deferred(Key(item.sender, item.id, item.to), now.mono, self._random())
+                    delivery.deferred(Key(item.sender, item.id, item.to), now.mono, random)
                 first = frame.items[0]
                 return [
                     Warn(f"{peer.node} deferred {len(frame.items)} envelopes, the first {first.id}: {first.reason}"),
@@ -209,7 +210,7 @@ class Engine:
                     if delivered.link == LOOPBACK:
                         touched[self.node] = None
                 case _Settling() as settling:
-                    effects += self._settled(settling, results)
+                    effects += self._settled(now, settling, results)
                     touched.update(dict.fromkeys(p.envelope.dest for p in settling.pending if p is not None))
         for dest in touched:
             effects += self._pump(now, dest)
@@ -380,13 +381,15 @@ class Engine:
             pendings.append(pending)
         return [self._commit(_Settling(tuple(pendings)), records)] if records else []
 
-    def _settled(self, settling: _Settling, results: Sequence[Result]) -> list[Effect]:
+    def _settled(self, now: Instant, settling: _Settling, results: Sequence[Result]) -> list[Effect]:
         effects: list[Effect] = []
         for pending, result in zip(settling.pending, results, strict=True):
             assert isinstance(result, Settled)
-            if result.progress is None:
-                what = "what was never sent" if pending is None else f"other bytes than {pending.envelope.key.id}'s"
-                effects.append(Warn(f"ignored a receipt for {what}"))
+            if result.progress is None and pending is not None:
+                effects.append(Warn(f"ignored a receipt for other bytes than {pending.envelope.key.id}'s"))
+                self._deliveries[pending.envelope.dest].unsettled(pending, now.mono, self._random())
+            elif result.progress is None:
+                effects.append(Warn("ignored a receipt for what was never sent"))
             elif result.fresh:
                 effects.append(Progressed(result.progress))
         return effects
