@@ -63,7 +63,7 @@ def test_a_role_knows_no_sibling_and_no_inventory(role: Path) -> None:
         if path.suffix in (".yml", ".j2"):
             text = path.read_text("utf-8")
             assert not re.search(rf"\b_*({siblings})\b|\b_*({siblings})_", text), path
-            assert not re.search(r"\bgroups\b[.\[]|\bhostvars\b|\binventory_dir\b", text), path
+            assert not re.search(r"\bgroups(\.\w|\[)|\bhostvars\b|\binventory_dir\b", text), path
 
 
 def test_derived_values_have_one_underscore_and_registered_ones_two(role: Path) -> None:
