@@ -16,7 +16,7 @@ from websockets.asyncio.client import unix_connect
 
 import trishula
 from trishula.cli.sandbox import Sandbox, until
-from trishula.protocol import frames
+from trishula.protocol import agent_frames, frames
 
 
 async def inbox_file(mesh: Sandbox, agent: str, message_id: str) -> bytes:
@@ -445,9 +445,9 @@ def test_a_patient_client_waits_for_a_node_that_starts_later(tmp_path: Path) -> 
 def test_a_from_that_is_not_the_authenticated_agent_is_refused_by_the_node_naming_both(three_nodes: Sandbox) -> None:
     async def story() -> dict[str, Any]:
         async with unix_connect(str(three_nodes.home("mac").socket("mac"))) as connection:
-            assert isinstance(frames.decode_reply(await connection.recv(decode=False)), frames.Greeting)
+            assert isinstance(agent_frames.decode_reply(await connection.recv(decode=False)), agent_frames.Greeting)
             forged = msgspec.Raw(b'{"to": "agni", "from": "rushabdev", "body": "I am not who I say"}')
-            await connection.send(frames.encode(frames.Send(ref=1, message=forged)), text=True)
+            await connection.send(frames.encode(agent_frames.Send(ref=1, message=forged)), text=True)
             answer: dict[str, Any] = json.loads(await connection.recv())
             return answer
 

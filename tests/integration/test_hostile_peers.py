@@ -19,7 +19,7 @@ from trishula.cli.pki import Authority
 from trishula.cli.sandbox import Place, Sandbox, until
 from trishula.node.config import load
 from trishula.node.wire import now
-from trishula.protocol import frames
+from trishula.protocol import agent_frames, frames
 from trishula.protocol.envelope import Envelope, Key, State
 from trishula.protocol.message import complete
 from trishula.protocol.signing import PairKey, envelope_mac
@@ -431,7 +431,7 @@ def test_a_peer_that_never_greets_loses_its_link(mesh: Sandbox) -> None:
 @asynccontextmanager
 async def agent(mesh: Sandbox) -> AsyncIterator[ClientConnection]:
     async with unix_connect(mesh.places["agni"].socket("agni"), "ws://localhost/") as wire:
-        assert isinstance(frames.decode_reply(await wire.recv(decode=False)), frames.Greeting)
+        assert isinstance(agent_frames.decode_reply(await wire.recv(decode=False)), agent_frames.Greeting)
         yield wire
 
 
@@ -461,7 +461,7 @@ def test_an_agents_token_opens_no_link(mesh: Sandbox) -> None:
 
     async def try_to_link() -> None:
         async with connection(mesh, mesh.places["agni"].token_file("agni").read_text()) as wire:
-            assert isinstance(frames.decode_reply(await wire.recv(decode=False)), frames.Greeting)
+            assert isinstance(agent_frames.decode_reply(await wire.recv(decode=False)), agent_frames.Greeting)
             me = frames.Introduction("mac", "i", "s", 1, 1)
             await wire.send(frames.encode(frames.Hello(frames.VERSIONS, me)), text=True)
             with pytest.raises(ConnectionClosed) as closed:
@@ -492,11 +492,11 @@ def test_a_message_that_is_none_fails_by_the_name_of_its_key_and_the_connection_
 
     async def send() -> None:
         async with agent(mesh) as wire:
-            await wire.send(frames.encode(frames.Send(7, msgspec.Raw(raw))), text=True)
-            failed = frames.decode_reply(await wire.recv(decode=False))
-            assert isinstance(failed, frames.Failed)
+            await wire.send(frames.encode(agent_frames.Send(7, msgspec.Raw(raw))), text=True)
+            failed = agent_frames.decode_reply(await wire.recv(decode=False))
+            assert isinstance(failed, agent_frames.Failed)
             assert (failed.ref, failed.key) == (7, key)
-            await wire.send(frames.encode(frames.Status(8)), text=True)
-            assert isinstance(frames.decode_reply(await wire.recv(decode=False)), frames.Data)
+            await wire.send(frames.encode(agent_frames.Status(8)), text=True)
+            assert isinstance(agent_frames.decode_reply(await wire.recv(decode=False)), agent_frames.Data)
 
     asyncio.run(send())

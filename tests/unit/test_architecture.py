@@ -108,7 +108,7 @@ def test_within_the_core_each_module_imports_only_those_above_it_on_the_page() -
     """The page is the docstring of `trishula.protocol`."""
     page = ast.get_docstring(ast.parse((SOURCE / "protocol" / "__init__.py").read_text())) or ""
     order = [
-        name for names in re.findall(r"^ {4}([a-z]+(?:, [a-z]+)*)", page, re.MULTILINE) for name in names.split(", ")
+        name for names in re.findall(r"^ {4}([a-z_]+(?:, [a-z_]+)*)", page, re.MULTILINE) for name in names.split(", ")
     ]
     assert sorted(order) == sorted(path.stem for path in PACKAGES["protocol"] if path.stem != "__init__")
     for place, name in enumerate(order):

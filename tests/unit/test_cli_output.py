@@ -43,12 +43,7 @@ def test_json_is_one_line_of_ascii_whatever_is_in_it(capsys: pytest.CaptureFixtu
 
 def test_columns_stand_under_each_other_with_wide_characters_too(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(("NAME", "N"), [("完了", 1), ("ab", 22), ("a\nb", 3)], right=(1,))
-    assert capsys.readouterr().out.splitlines() == [
-        "NAME   N",
-        "完了   1",
-        "ab    22",
-        "a\\nb   3",
-    ]
+    assert capsys.readouterr().out.splitlines() == ["NAME   N", "完了   1", "ab    22", "a\\nb   3"]
 
 
 def test_an_empty_table_has_its_head(capsys: pytest.CaptureFixture[str]) -> None:

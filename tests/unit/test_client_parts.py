@@ -14,8 +14,8 @@ import trishula
 from trishula.client.endpoint import Remote, Socket, endpoint
 from trishula.client.message import arrived, compose, fix
 from trishula.client.receipt import Receipt
+from trishula.protocol.agent_frames import Arrival, ArrivalMeta, Outcome
 from trishula.protocol.envelope import State
-from trishula.protocol.frames import Arrival, ArrivalMeta, Outcome
 
 # ---------------------------------------------------------------- where the node is
 

@@ -10,14 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from trishula.protocol import frames
-from trishula.protocol.delivery import (
-    LOAD_COUNT,
-    URGENT_PER_REST,
-    WINDOW_BYTES,
-    WINDOW_COUNT,
-    Delivery,
-    Pending,
-)
+from trishula.protocol.delivery import LOAD_COUNT, URGENT_PER_REST, WINDOW_BYTES, WINDOW_COUNT, Delivery, Pending
 from trishula.protocol.envelope import Envelope, Key
 from trishula.protocol.frames import BATCH_BYTES, BATCH_COUNT, FRAME_OVERHEAD
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trishula.protocol import frames
+from trishula.protocol import agent_frames, frames
 from trishula.protocol.envelope import Envelope, Key, Receipt, State
 from trishula.protocol.errors import FrameError
 from trishula.protocol.names import PROBE
@@ -25,8 +25,8 @@ RECEIPT = Receipt("mac", "agni", Key("mac", "m1", "agni"), 1_000, "ab" * 32, Sta
 SEALED = frames.SignedEnvelope.seal(ENVELOPE, "1", b"m" * 32)
 SIGNED = frames.SignedReceipt.seal(RECEIPT, "1", b"m" * 32)
 ME = frames.Introduction(node="mac", incarnation="i", software="trishula/2", max_message_bytes=1, window_bytes=2)
-OUTCOME = frames.Outcome(sender="mac", id="m1", to="agni", dest="agni", state=State.DELIVERED, latency_ms=1.5)
-META = frames.ArrivalMeta(from_node="mac", route="direct", method="websocket", received_at=5, digest="ab" * 32)
+OUTCOME = agent_frames.Outcome(sender="mac", id="m1", to="agni", dest="agni", state=State.DELIVERED, latency_ms=1.5)
+META = agent_frames.ArrivalMeta(from_node="mac", route="direct", method="websocket", received_at=5, digest="ab" * 32)
 
 PEER: list[frames.Frame] = [
     frames.Hello(versions=(1, 1), me=ME),
@@ -40,28 +40,28 @@ PEER: list[frames.Frame] = [
     frames.Bye(reason="restarting"),
 ]
 REQUESTS: list[frames.Frame] = [
-    frames.Send(ref=1, message=msgspec.Raw(b'{"to": "agni"}'), ttl_s=60),
-    frames.Outcomes(ref=1, id="m1"),
-    frames.Attach(ref=1, after=7),
-    frames.Inbox(ref=1, after=7, limit=10),
-    frames.Show(ref=1, id="m1"),
-    frames.Status(ref=1),
-    frames.Probe(ref=1, node="agni", ttl_s=5),
+    agent_frames.Send(ref=1, message=msgspec.Raw(b'{"to": "agni"}'), ttl_s=60),
+    agent_frames.Outcomes(ref=1, id="m1"),
+    agent_frames.Attach(ref=1, after=7),
+    agent_frames.Inbox(ref=1, after=7, limit=10),
+    agent_frames.Show(ref=1, id="m1"),
+    agent_frames.Status(ref=1),
+    agent_frames.Probe(ref=1, node="agni", ttl_s=5),
 ]
 REPLIES: list[frames.Frame] = [
-    frames.Greeting(version=1, node="mac", agent="dhyana", software="trishula/2", max_message_bytes=1),
-    frames.Stored(ref=1, id="m1", digest="ab" * 32, outcomes=[OUTCOME]),
+    agent_frames.Greeting(version=1, node="mac", agent="dhyana", software="trishula/2", max_message_bytes=1),
+    agent_frames.Stored(ref=1, id="m1", digest="ab" * 32, outcomes=[OUTCOME]),
     OUTCOME,
-    frames.Arrival(cursor=1, meta=META, message=msgspec.Raw(b'{"to":"agni"}')),
-    frames.Data(ref=1, data={"any": [1, None]}),
-    frames.Failed(ref=1, code="invalid", message="no", key="to"),
+    agent_frames.Arrival(cursor=1, meta=META, message=msgspec.Raw(b'{"to":"agni"}')),
+    agent_frames.Data(ref=1, data={"any": [1, None]}),
+    agent_frames.Failed(ref=1, code="invalid", message="no", key="to"),
 ]
 
 Decode = Callable[[bytes], frames.Frame]
 ROLES: dict[str, tuple[Decode, object, list[frames.Frame]]] = {
     "peer": (frames.decode_peer, frames.PeerFrame, PEER),
-    "agent": (frames.decode_request, frames.AgentRequest, REQUESTS),
-    "node": (frames.decode_reply, frames.AgentReply, REPLIES),
+    "agent": (agent_frames.decode_request, agent_frames.AgentRequest, REQUESTS),
+    "node": (agent_frames.decode_reply, agent_frames.AgentReply, REPLIES),
 }
 roles = pytest.mark.parametrize("role", ROLES)
 
@@ -103,7 +103,7 @@ def test_unknown_keys_are_ignored_at_every_depth() -> None:
 def test_a_frame_says_in_json_what_it_is() -> None:
     assert json.loads(frames.encode(frames.Ack(seq=3))) == {"frame": "ack", "seq": 3}
     assert set(json.loads(frames.encode(PEER[2]))["envelopes"][0]) == {
-        *("origin", "dest", "from", "to", "id", "expires_at", "kid", "mac", "payload", "urgent"),
+        *("origin", "dest", "from", "to", "id", "expires_at", "kid", "mac", "payload", "urgent")
     }
 
 

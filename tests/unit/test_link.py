@@ -328,9 +328,7 @@ def test_garbage_ends_the_link_with_its_code_and_a_reason(side: Side, said: byte
 
 
 anything = st.one_of(
-    st.binary(max_size=60),
-    st.sampled_from([frames.encode(frame) for frame in EVERYTHING]),
-    st.floats(0, 4),
+    st.binary(max_size=60), st.sampled_from([frames.encode(frame) for frame in EVERYTHING]), st.floats(0, 4)
 )
 
 

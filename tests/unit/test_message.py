@@ -91,8 +91,7 @@ def test_what_the_agent_gave_is_never_replaced() -> None:
 
 
 @pytest.mark.parametrize(
-    ("to", "expected"),
-    [('"agni"', ("agni",)), ('["agni", "@all-hands", "ALL"]', ("agni", "@all-hands", "ALL"))],
+    ("to", "expected"), [('"agni"', ("agni",)), ('["agni", "@all-hands", "ALL"]', ("agni", "@all-hands", "ALL"))]
 )
 def test_recipients_are_read_as_written(to: str, expected: tuple[str, ...]) -> None:
     assert write(with_field("to", to)).to == expected

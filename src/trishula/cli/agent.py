@@ -16,7 +16,7 @@ import trishula
 from trishula.cli.main import DONE
 from trishula.cli.output import clock, milliseconds, print_json, print_table, visible
 from trishula.cli.usage import UsageError
-from trishula.protocol.frames import Outcome
+from trishula.protocol.agent_frames import Outcome
 
 _PAGE = 1000
 

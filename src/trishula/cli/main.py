@@ -171,9 +171,7 @@ def _add_demo(commands: _Commands) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--socket",
-        metavar="PATH",
-        help="the node's socket (default: $TRISHULA_SOCKET, else /run/trishula/node.sock)",
+        "--socket", metavar="PATH", help="the node's socket (default: $TRISHULA_SOCKET, else /run/trishula/node.sock)"
     )
     _add_json(parser)
 

@@ -123,11 +123,7 @@ class Sandbox:
     """Nodes, their files and their processes. Leaving the `with` block stops them all; the files stay."""
 
     def __init__(
-        self,
-        directory: Path,
-        homes: Mapping[str, Sequence[str]] = STANDARD,
-        *,
-        limits: Mapping[str, int] | None = None,
+        self, directory: Path, homes: Mapping[str, Sequence[str]] = STANDARD, *, limits: Mapping[str, int] | None = None
     ) -> None:
         """Lay out the files; nothing runs yet. A folder that was a sandbox before keeps its nodes' stores."""
         self.directory = directory.absolute()

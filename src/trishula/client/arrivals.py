@@ -17,8 +17,9 @@ from trishula.client.endpoint import Endpoint, dial, pause, read
 from trishula.client.errors import NodeUnreachable, RequestError
 from trishula.client.message import Message, arrived
 from trishula.client.session import HANDSHAKE_S
+from trishula.protocol.agent_frames import Arrival, Attach, Failed
 from trishula.protocol.errors import FrameError
-from trishula.protocol.frames import Arrival, Attach, Failed, encode
+from trishula.protocol.frames import encode
 
 log = logging.getLogger("trishula.client")
 

@@ -17,7 +17,7 @@ from trishula.client.errors import TimedOut
 from trishula.client.message import Message, Meta, compose, fix
 from trishula.client.receipt import Receipt
 from trishula.client.session import Ask, Session
-from trishula.protocol.frames import Inbox, Outcome, Probe, Send, Show, Status
+from trishula.protocol.agent_frames import Inbox, Outcome, Probe, Send, Show, Status
 
 OnMessage = Callable[[Message, Meta], Awaitable[object] | object]
 

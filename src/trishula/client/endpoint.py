@@ -14,9 +14,10 @@ from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from trishula.client.errors import NodeUnreachable
+from trishula.protocol.agent_frames import AgentReply, Greeting, decode_reply
 from trishula.protocol.backoff import full_jitter
 from trishula.protocol.errors import FrameError
-from trishula.protocol.frames import VERSIONS, AgentReply, Greeting, decode_reply
+from trishula.protocol.frames import VERSIONS
 
 SOCKET_VARIABLE = "TRISHULA_SOCKET"
 DEFAULT_SOCKET = "/run/trishula/node.sock"

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from trishula.protocol.agent_frames import Outcome
 from trishula.protocol.errors import TrishulaError
-from trishula.protocol.frames import Outcome
 
 
 class RequestError(TrishulaError):

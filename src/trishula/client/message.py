@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trishula.protocol import message as protocol
+from trishula.protocol.agent_frames import Arrival
 from trishula.protocol.errors import MessageError
-from trishula.protocol.frames import Arrival
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Iterable
 
 from trishula.client.errors import Refused, TimedOut
+from trishula.protocol.agent_frames import Outcome
 from trishula.protocol.envelope import State, advances
 from trishula.protocol.errors import TrishulaError
-from trishula.protocol.frames import Outcome
 
 _DELIVERED = (State.DELIVERED, State.READ)
 

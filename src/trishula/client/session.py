@@ -21,8 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from trishula.client.endpoint import Endpoint, dial, pause, read
 from trishula.client.errors import NodeUnreachable, RequestError, TimedOut
 from trishula.client.receipt import Receipt
-from trishula.protocol.errors import FrameError, SendError, TrishulaError
-from trishula.protocol.frames import (
+from trishula.protocol.agent_frames import (
     AgentReply,
     AgentRequest,
     Data,
@@ -33,8 +32,9 @@ from trishula.protocol.frames import (
     Probe,
     Send,
     Stored,
-    encode,
 )
+from trishula.protocol.errors import FrameError, SendError, TrishulaError
+from trishula.protocol.frames import encode
 
 HANDSHAKE_S = 10.0
 _STEADY_S = 1.0

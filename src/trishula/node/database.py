@@ -96,15 +96,13 @@ class SqlRows:
 
     def outgoing(self, sender: str, message_id: str) -> tuple[Progress, ...]:
         rows = self._db.execute(
-            f"SELECT {_PROGRESS} FROM outgoing WHERE sender = ? AND id = ? ORDER BY seq",
-            (sender, message_id),
+            f"SELECT {_PROGRESS} FROM outgoing WHERE sender = ? AND id = ? ORDER BY seq", (sender, message_id)
         )
         return tuple(_progress(row) for row in rows)
 
     def progress(self, key: Key) -> Progress | None:
         row = self._db.execute(
-            f"SELECT {_PROGRESS} FROM outgoing WHERE sender = ? AND id = ? AND recipient = ?",
-            key,
+            f"SELECT {_PROGRESS} FROM outgoing WHERE sender = ? AND id = ? AND recipient = ?", key
         ).fetchone()
         return _progress(row) if row else None
 
@@ -123,8 +121,7 @@ class SqlRows:
 
     def entries(self, key: Key) -> tuple[Entry, ...]:
         rows = self._db.execute(
-            f"SELECT {_ENTRY} FROM ledger WHERE sender = ? AND id = ? AND recipient = ? ORDER BY cursor",
-            key,
+            f"SELECT {_ENTRY} FROM ledger WHERE sender = ? AND id = ? AND recipient = ? ORDER BY cursor", key
         )
         return tuple(
             Entry(Key(*row[:3]), row[3], row[4], row[5], State(row[6]), row[7], row[8], row[9])

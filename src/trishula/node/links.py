@@ -13,17 +13,7 @@ from websockets.frames import CloseCode
 from trishula.node.wire import Wire, now, short_reason
 from trishula.protocol import frames
 from trishula.protocol.frames import Introduction
-from trishula.protocol.link import (
-    CLOSE_SILENT,
-    PING_EVERY,
-    Hangup,
-    Heard,
-    Link,
-    LinkEvent,
-    Opened,
-    Side,
-    Transmit,
-)
+from trishula.protocol.link import CLOSE_SILENT, PING_EVERY, Hangup, Heard, Link, LinkEvent, Opened, Side, Transmit
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +70,8 @@ class LinkWire:
 
     def transmit(self, frame: frames.Frame) -> None:
         """Send without waiting. The windows of the engine bound what may pile up here."""
-        broadcast([self._wire], frames.encode(frame), text=True)
+        if not self._wire.transport.is_closing():
+            broadcast([self._wire], frames.encode(frame), text=True)
 
     def hang_up(self, code: int, reason: str) -> None:
         """Close from our side; `run` ends soon after."""

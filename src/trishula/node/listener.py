@@ -144,10 +144,7 @@ class Doorman:
         return make
 
     async def _serve(
-        self,
-        connection: ServerWire,
-        admit: Callable[[ServerConnection, Request], Identity | Response],
-        address: str,
+        self, connection: ServerWire, admit: Callable[[ServerConnection, Request], Identity | Response], address: str
     ) -> None:
         """One connection from its upgrade request to its end. Never raises."""
         identity: Identity | None = None

@@ -19,7 +19,7 @@ from trishula.node import queries
 from trishula.node.hub import Hub
 from trishula.node.store import Store
 from trishula.node.wire import ServerWire, now, short_reason
-from trishula.protocol import effects, frames
+from trishula.protocol import agent_frames, effects, frames
 from trishula.protocol.engine import Limits
 from trishula.protocol.envelope import State
 from trishula.protocol.errors import FrameError, MessageError, TrishulaError
@@ -79,6 +79,8 @@ class Session:
         self._replies: asyncio.Queue[frames.Frame] = asyncio.Queue()
         self._slots = asyncio.Semaphore(_MOST_OPEN)
         self._watched: OrderedDict[str, set[str]] = OrderedDict()
+        self._meanwhile: list[Progress] | None = None
+        """What settles while the store is read for `Outcomes`: too late for the reading, too early to be watched."""
         self._mail = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
 
@@ -86,7 +88,7 @@ class Session:
         """Serve until the agent leaves."""
         node = self._node
         self._replies.put_nowait(
-            frames.Greeting(
+            agent_frames.Greeting(
                 version=frames.VERSIONS[1],
                 node=node.node,
                 agent=self.agent,
@@ -100,7 +102,7 @@ class Session:
         node.hub.attach(PROBE, self)
         try:
             while True:
-                await self._take(frames.decode_request(await self._wire.recv(decode=False)))
+                await self._take(agent_frames.decode_request(await self._wire.recv(decode=False)))
         except ConnectionClosed:
             pass
         except FrameError as error:
@@ -121,29 +123,29 @@ class Session:
 
     # ------------------------------------------------------------ requests
 
-    async def _take(self, request: frames.AgentRequest) -> None:
+    async def _take(self, request: agent_frames.AgentRequest) -> None:
         match request:
-            case frames.Send():
+            case agent_frames.Send():
                 await self._send(request)
-            case frames.Probe():
+            case agent_frames.Probe():
                 await self._slots.acquire()
                 body = b'{"to": "%b", "type": "ping"}' % PROBE.encode()
                 self._node.hub.probe(
                     _Request(self, request.ref), self._complete(body, PROBE), request.node, request.ttl_s * 1000
                 )
-            case frames.Attach():
+            case agent_frames.Attach():
                 if self._pump is None:
                     self._pump = asyncio.create_task(self._deliver(request.after), name=f"mail of {self.agent}")
-            case frames.Outcomes():
+            case agent_frames.Outcomes():
                 await self._answer(request.ref, lambda: self._outcomes(request))
-            case frames.Inbox():
+            case agent_frames.Inbox():
                 await self._answer(request.ref, lambda: self._inbox(request))
-            case frames.Show():
+            case agent_frames.Show():
                 await self._answer(request.ref, lambda: self._show(request))
-            case frames.Status():
+            case agent_frames.Status():
                 await self._answer(request.ref, lambda: self._status(request))
 
-    async def _send(self, request: frames.Send) -> None:
+    async def _send(self, request: agent_frames.Send) -> None:
         try:
             message = self._complete(bytes(request.message), self.agent)
         except MessageError as error:
@@ -169,35 +171,41 @@ class Session:
         except TrishulaError as error:
             self._fail(ref, error)
 
-    async def _outcomes(self, request: frames.Outcomes) -> frames.Frame:
-        found = await self._node.store.read(lambda db: queries.sent(db, self.agent, request.id))
+    async def _outcomes(self, request: agent_frames.Outcomes) -> frames.Frame:
+        self._meanwhile = meanwhile = list[Progress]()
+        try:
+            found = await self._node.store.read(lambda db: queries.sent(db, self.agent, request.id))
+        finally:
+            self._meanwhile = None
         if found is None:
             raise _not_found(request.id, f"{self.agent} has sent no message {request.id}")
-        digest, _, progress = found
+        digest, _, rows = found
+        newer = {row.key: row for row in meanwhile}
+        progress = tuple(newer.get(row.key, row) for row in rows)
         self._watch(request.id, progress)
-        return frames.Stored(request.ref, request.id, digest, [_outcome(row) for row in progress])
+        return agent_frames.Stored(request.ref, request.id, digest, [_outcome(row) for row in progress])
 
-    async def _inbox(self, request: frames.Inbox) -> frames.Frame:
+    async def _inbox(self, request: agent_frames.Inbox) -> frames.Frame:
         letters = await self._node.store.read(
             lambda db: queries.letters(db, self.agent, after=request.after, limit=request.limit + 1)
         )
         messages = [_summary(letter) for letter in letters[: request.limit]]
-        return frames.Data(request.ref, {"messages": messages, "more": len(letters) > request.limit})
+        return agent_frames.Data(request.ref, {"messages": messages, "more": len(letters) > request.limit})
 
-    async def _show(self, request: frames.Show) -> frames.Frame:
+    async def _show(self, request: agent_frames.Show) -> frames.Frame:
         letter = await self._node.store.read(lambda db: queries.letter(db, self.agent, request.id))
         if letter is not None:
             shown: dict[str, Any] = {"box": "inbox", "digest": letter.digest, "payload": letter.payload.decode()}
-            return frames.Data(request.ref, {**shown, "meta": _meta(letter)})
+            return agent_frames.Data(request.ref, {**shown, "meta": _meta(letter)})
         found = await self._node.store.read(lambda db: queries.sent(db, self.agent, request.id))
         if found is None:
             raise _not_found(request.id, f"{self.agent} has neither got nor sent a message {request.id}")
         digest, payload, progress = found
         shown = {"box": "outbox", "digest": digest, "payload": payload.decode()}
-        return frames.Data(request.ref, {**shown, "outcomes": [_outcome(row) for row in progress]})
+        return agent_frames.Data(request.ref, {**shown, "outcomes": [_outcome(row) for row in progress]})
 
-    async def _status(self, request: frames.Status) -> frames.Frame:
-        return frames.Data(request.ref, await self._node.status())
+    async def _status(self, request: agent_frames.Status) -> frames.Frame:
+        return agent_frames.Data(request.ref, await self._node.status())
 
     # ------------------------------------------------------------ word from the hub
 
@@ -205,7 +213,7 @@ class Session:
         self._slots.release()
         self._watch(effect.message_id, effect.progress)
         self._replies.put_nowait(
-            frames.Stored(ref, effect.message_id, effect.digest, [_outcome(row) for row in effect.progress])
+            agent_frames.Stored(ref, effect.message_id, effect.digest, [_outcome(row) for row in effect.progress])
         )
 
     def request_failed(self, ref: int, error: TrishulaError) -> None:
@@ -213,6 +221,8 @@ class Session:
         self._fail(ref, error)
 
     def progressed(self, progress: Progress) -> None:
+        if self._meanwhile is not None:
+            self._meanwhile.append(progress)
         open_recipients = self._watched.get(progress.key.id)
         if open_recipients is None or progress.key.to not in open_recipients:
             return
@@ -236,7 +246,7 @@ class Session:
 
     def _fail(self, ref: int, error: TrishulaError) -> None:
         value = None if error.value is None else str(error.value)
-        self._replies.put_nowait(frames.Failed(ref, error.code, error.message, error.key, value, error.fix))
+        self._replies.put_nowait(agent_frames.Failed(ref, error.code, error.message, error.key, value, error.fix))
 
     async def _write(self) -> None:
         with contextlib.suppress(ConnectionClosed):
@@ -252,7 +262,9 @@ class Session:
                     partial(queries.letters, agent=self.agent, after=after, limit=_PER_READ)
                 ):
                     for letter in letters:
-                        arrival = frames.Arrival(letter.cursor, _arrival_meta(letter), msgspec.Raw(letter.payload[:-1]))
+                        arrival = agent_frames.Arrival(
+                            letter.cursor, _arrival_meta(letter), msgspec.Raw(letter.payload[:-1])
+                        )
                         await self._wire.send(frames.encode(arrival), text=True)
                         after = letter.cursor
                 await self._mail.wait()
@@ -267,8 +279,8 @@ def _not_found(message_id: str, message: str) -> TrishulaError:
     return TrishulaError(message, code="not_found", key="id", value=message_id)
 
 
-def _outcome(row: Progress) -> frames.Outcome:
-    return frames.Outcome(
+def _outcome(row: Progress) -> agent_frames.Outcome:
+    return agent_frames.Outcome(
         sender=row.key.sender,
         id=row.key.id,
         to=row.key.to,
@@ -282,8 +294,12 @@ def _outcome(row: Progress) -> frames.Outcome:
     )
 
 
-def _arrival_meta(letter: queries.Letter) -> frames.ArrivalMeta:
-    return frames.ArrivalMeta(letter.origin, letter.route, method_of(letter.route), letter.at, letter.digest)
+def _arrival(letter: queries.Letter) -> agent_frames.Arrival:
+    return agent_frames.Arrival(letter.cursor, _arrival_meta(letter), msgspec.Raw(letter.payload[:-1]))
+
+
+def _arrival_meta(letter: queries.Letter) -> agent_frames.ArrivalMeta:
+    return agent_frames.ArrivalMeta(letter.origin, letter.route, method_of(letter.route), letter.at, letter.digest)
 
 
 def _meta(letter: queries.Letter) -> dict[str, Any]:

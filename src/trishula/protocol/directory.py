@@ -53,9 +53,5 @@ class Directory:
         except KeyError:
             known = ", ".join(f"@{group}" for group in sorted(self._groups)) or "no groups"
             raise SendError(
-                f"there is no group {name!r}",
-                code="unknown_recipient",
-                key="to",
-                value=name,
-                fix=f"known are {known}",
+                f"there is no group {name!r}", code="unknown_recipient", key="to", value=name, fix=f"known are {known}"
             ) from None

@@ -144,11 +144,7 @@ class Engine:
         if node not in self._deliveries:
             known = ", ".join(sorted(self._deliveries))
             error = SendError(
-                f"there is no node {node!r}",
-                code="unknown_node",
-                key="node",
-                value=node,
-                fix=f"known are {known}",
+                f"there is no node {node!r}", code="unknown_node", key="node", value=node, fix=f"known are {known}"
             )
             return [Rejected(ref, error)]
         return self._originate(now, ref, message, [(PROBE, node)], ttl)
@@ -271,12 +267,7 @@ class Engine:
         return home
 
     def _originate(
-        self,
-        now: Instant,
-        ref: object,
-        message: Message,
-        recipients: Sequence[tuple[str, str]],
-        ttl: int | None,
+        self, now: Instant, ref: object, message: Message, recipients: Sequence[tuple[str, str]], ttl: int | None
     ) -> list[Effect]:
         life = self._limits.default_ttl if ttl is None else ttl
         if not 0 < life <= self._limits.max_ttl:

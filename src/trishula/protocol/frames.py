@@ -1,15 +1,15 @@
-"""Frames: JSON objects, one per WebSocket message, told apart by their "frame" key.
+"""What nodes say to each other, and the form that all frames have: JSON objects told apart by their "frame" key.
 
 The credential of a connection decides its role before the first frame, and each role has its table: what a peer may
-say (`PeerFrame`), what an agent may say (`AgentRequest`), what an agent hears (`AgentReply`). Anything else is a
-`FrameError`. Unknown keys are ignored, so that a newer peer may say more.
+say (`PeerFrame`), what an agent may say and hear (`agent_frames`). Anything else is a `FrameError`. Unknown keys are
+ignored, so that a newer peer may say more.
 
 A payload travels as the JSON object that it is, unescaped and verbatim, without the newline that ends its file.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -40,9 +40,6 @@ Note = Annotated[str, Meta(max_length=500)]
 
 class Frame(Struct, frozen=True, tag_field="frame", tag=str.lower):
     """Base of all frames; the tag is the class's name in lower case."""
-
-
-# ---------------------------------------------------------------- between nodes
 
 
 class Introduction(Struct, frozen=True):
@@ -215,148 +212,11 @@ class Bye(Frame, frozen=True):
 
 PeerFrame = Hello | Welcome | Deliver | Ack | Receipts | Defer | Ping | Pong | Bye
 
-
-# ---------------------------------------------------------------- from an agent to its node
-# `ref` is the agent's own number for the request; the answer repeats it.
-
-
-class Send(Frame, frozen=True):
-    """Store this message; the node answers `Stored`, or `Failed`. The same id and bytes again are the same message."""
-
-    ref: Count
-    message: msgspec.Raw
-    ttl_s: Count | None = None
-
-
-class Outcomes(Frame, frozen=True):
-    """Ask how far a message of this agent has come, and hear of its further outcomes. Answered by `Stored`."""
-
-    ref: Count
-    id: MessageId
-
-
-class Attach(Frame, frozen=True):
-    """Send me this agent's messages as `Arrival`: the unread ones with a cursor above `after`, then each new one."""
-
-    ref: Count
-    after: Count = 0
-
-
-class Inbox(Frame, frozen=True):
-    """List this agent's unread messages, oldest first, with a cursor above `after`. Answered by `Data`."""
-
-    ref: Count
-    after: Count = 0
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
-
-
-class Show(Frame, frozen=True):
-    """One message that this agent got or sent, whole. Answered by `Data`."""
-
-    ref: Count
-    id: MessageId
-
-
-class Status(Frame, frozen=True):
-    """How the node is. Answered by `Data`."""
-
-    ref: Count
-
-
-class Probe(Frame, frozen=True):
-    """Send a signed, stored probe to a node. Answered by `Stored`, then by its `Outcome`."""
-
-    ref: Count
-    node: NodeName
-    ttl_s: Annotated[int, Meta(ge=1, le=3600)] = 60
-
-
-AgentRequest = Send | Outcomes | Attach | Inbox | Show | Status | Probe
-
-
-# ---------------------------------------------------------------- from a node to its agent
-
-
-class Greeting(Frame, frozen=True):
-    """The node's first frame to an agent: who is talking to whom."""
-
-    version: Count
-    node: NodeName
-    agent: AgentName
-    software: Note
-    max_message_bytes: Count
-    incarnation: Note = ""
-    """Changes with every new or restored store; a cursor of another one means nothing."""
-
-
-class Outcome(Frame, frozen=True, rename={"sender": "from"}):
-    """How far one envelope has come. `latency_ms` is from the origin's commit to the receipt, by the origin's clock."""
-
-    sender: str
-    id: str
-    to: str
-    dest: str
-    state: State
-    reason: str = ""
-    route: str = ""
-    method: str = ""
-    at: Millis | None = None
-    latency_ms: float | None = None
-
-
-class Stored(Frame, frozen=True):
-    """The message is durable at its origin; one outcome for each recipient, as of now."""
-
-    ref: Count
-    id: str
-    digest: str
-    outcomes: list[Outcome]
-
-
-class ArrivalMeta(Struct, frozen=True, rename={"from_node": "node"}):
-    """What the node knows of an arrived message beside its payload. `received_at` is in ms since 1970."""
-
-    from_node: str
-    route: str
-    method: str
-    received_at: Millis
-    digest: str
-
-
-class Arrival(Frame, frozen=True):
-    """A message for this agent. Cursors rise in the order of arrival."""
-
-    cursor: Count
-    meta: ArrivalMeta
-    message: msgspec.Raw
-
-
-class Data(Frame, frozen=True):
-    """The answer to a question."""
-
-    ref: Count
-    data: Any
-
-
-class Failed(Frame, frozen=True):
-    """The request could not be met: `code` for programs, the rest for people."""
-
-    ref: Count
-    code: str
-    message: str
-    key: str | None = None
-    value: str | None = None
-    fix: str | None = None
-
-
-AgentReply = Greeting | Stored | Outcome | Arrival | Data | Failed
-
 _encoder = msgspec.json.Encoder()
-_peer: msgspec.json.Decoder[PeerFrame] = msgspec.json.Decoder(PeerFrame)
-_request: msgspec.json.Decoder[AgentRequest] = msgspec.json.Decoder(AgentRequest)
-_reply: msgspec.json.Decoder[AgentReply] = msgspec.json.Decoder(AgentReply)
-
 _F = TypeVar("_F")
+
+
+_decoder: msgspec.json.Decoder[PeerFrame] = msgspec.json.Decoder(PeerFrame)
 
 
 def encode(frame: Frame) -> bytes:
@@ -364,25 +224,16 @@ def encode(frame: Frame) -> bytes:
     return _encoder.encode(frame)
 
 
-def decode_peer(data: bytes) -> PeerFrame:
-    """What another node said. Raises `FrameError`, and nothing else, for anything that isn't in its table."""
-    return _decode(_peer, data)
-
-
-def decode_request(data: bytes) -> AgentRequest:
-    """What an agent said. Raises `FrameError`, and nothing else."""
-    return _decode(_request, data)
-
-
-def decode_reply(data: bytes) -> AgentReply:
-    """What a node said to its agent. Raises `FrameError`, and nothing else."""
-    return _decode(_reply, data)
-
-
-def _decode(decoder: msgspec.json.Decoder[_F], data: bytes) -> _F:
+def decode(decoder: msgspec.json.Decoder[_F], data: bytes) -> _F:
+    """One frame of the decoder's table. Raises `FrameError`, and nothing else."""
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
         raise FrameError(f"not a frame of this role: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FrameError(f"not a frame: {error}", close_code=1007) from None
+
+
+def decode_peer(data: bytes) -> PeerFrame:
+    """What another node said. Raises `FrameError`, and nothing else, for anything that isn't in its table."""
+    return decode(_decoder, data)

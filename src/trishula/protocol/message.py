@@ -187,13 +187,7 @@ def _too_deep() -> MessageError:
 
 
 def _kind(value: object) -> str:
-    kinds: dict[type, str] = {
-        dict: "an object",
-        list: "a list",
-        str: "text",
-        bool: "a truth value",
-        type(None): "null",
-    }
+    kinds: dict[type, str] = {dict: "an object", list: "a list", str: "text", bool: "a truth value", type(None): "null"}
     return kinds.get(type(value), "a number")
 
 
