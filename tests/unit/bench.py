@@ -11,10 +11,11 @@ from trishula.protocol import frames
 from trishula.protocol.clock import Instant
 from trishula.protocol.directory import Directory
 from trishula.protocol.effects import Commit, Effect, Load, Transmit, Warn
-from trishula.protocol.engine import Engine, Limits
+from trishula.protocol.engine import Engine
 from trishula.protocol.envelope import Envelope, Receipt
 from trishula.protocol.errors import SendError
 from trishula.protocol.frames import Introduction
+from trishula.protocol.limits import Limits
 from trishula.protocol.message import Message
 from trishula.protocol.signing import Keyring, PairKey, envelope_mac, receipt_mac
 from unit.letters import WALL

@@ -12,8 +12,8 @@ import pytest
 
 from trishula.protocol import frames
 from trishula.protocol.effects import Arrived, Commit, Disconnect, Progressed, Rejected, Stored, Transmit
-from trishula.protocol.engine import Limits
 from trishula.protocol.envelope import Envelope, Key, State
+from trishula.protocol.limits import Limits
 from trishula.protocol.link import CLOSE_REPLACED
 from trishula.protocol.message import digest_of
 from trishula.protocol.names import PROBE
@@ -585,7 +585,7 @@ def test_one_bad_envelope_does_not_hold_up_the_others_of_its_frame() -> None:
 
 def test_during_a_rotation_mail_under_either_key_is_taken() -> None:
     bench = recipient()
-    bench.engine._keyring._all["mac", "2"] = PairKey("2", b"new")
+    bench.engine._trust._keyring._all["mac", "2"] = PairKey("2", b"new")
     bench.deliver(LINK, sealed(TRUE, PairKey("2", b"new")), sealed(envelope(letter("m2"))))
     assert len(of(bench.commit(), Arrived)) == 2
 

@@ -12,8 +12,8 @@ import pytest
 from trishula.node.sessions import Node, Session
 from trishula.node.wire import ServerWire
 from trishula.protocol import agent_frames, frames
-from trishula.protocol.engine import Limits
 from trishula.protocol.envelope import Key, State
+from trishula.protocol.limits import Limits
 from trishula.protocol.records import Progress
 
 ROW = Progress(

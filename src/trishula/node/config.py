@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from trishula.node.credentials import Credentials, load_credentials
 from trishula.node.toml_table import Table
 from trishula.protocol.directory import Directory
-from trishula.protocol.engine import Limits
 from trishula.protocol.errors import ConfigError
+from trishula.protocol.limits import Limits
 from trishula.protocol.names import is_agent
 
 _SOCKET_PATH_LIMIT = 107

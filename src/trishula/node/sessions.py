@@ -20,9 +20,9 @@ from trishula.node.hub import Hub
 from trishula.node.store import Store
 from trishula.node.wire import ServerWire, now, short_reason
 from trishula.protocol import agent_frames, effects, frames
-from trishula.protocol.engine import Limits
 from trishula.protocol.envelope import State
 from trishula.protocol.errors import FrameError, MessageError, TrishulaError
+from trishula.protocol.limits import Limits
 from trishula.protocol.message import complete
 from trishula.protocol.names import PROBE
 from trishula.protocol.records import Entry, Progress

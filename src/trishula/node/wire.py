@@ -9,8 +9,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
 
 from trishula.protocol.clock import Instant
-from trishula.protocol.engine import Limits
 from trishula.protocol.frames import BATCH_BYTES, FRAME_OVERHEAD
+from trishula.protocol.limits import Limits
 
 CLOSE_WITHIN = 1.0
 """Seconds for a closing handshake; then the connection is cut."""

@@ -32,10 +32,11 @@ from trishula.protocol.effects import (
     Warn,
 )
 from trishula.protocol.envelope import Envelope, Key, Receipt, State
-from trishula.protocol.errors import MessageError, SendError
+from trishula.protocol.errors import SendError
 from trishula.protocol.frames import Introduction
+from trishula.protocol.limits import Limits
 from trishula.protocol.link import CLOSE_REPLACED
-from trishula.protocol.message import Message, digest_of, inspect
+from trishula.protocol.message import Message
 from trishula.protocol.names import PROBE
 from trishula.protocol.records import (
     Accept,
@@ -49,23 +50,13 @@ from trishula.protocol.records import (
     Settle,
     Settled,
 )
-from trishula.protocol.signing import Keyring, envelope_mac, receipt_mac, same_mac
+from trishula.protocol.signing import Keyring
+from trishula.protocol.trust import DeferError, Trust
 
 LOOPBACK = 0
 """The number of the link from the node to itself."""
 
 DIRECT = "direct"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Sizes in bytes, times in ms."""
-
-    max_message_bytes: int = 1024 * 1024
-    default_ttl: int = 7 * 24 * 3600 * 1000
-    max_ttl: int = 30 * 24 * 3600 * 1000
-    max_skew: int = 30 * 1000
-    window_bytes: int = 4 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -99,10 +90,6 @@ class _Settling:
     pending: tuple[Pending | None, ...]
 
 
-class _DeferError(Exception):
-    """This envelope can't be taken now, but perhaps later."""
-
-
 class Engine:
     """One node. `random` is uniform in [0, 1) and only spreads retries in time."""
 
@@ -117,7 +104,7 @@ class Engine:
     ) -> None:
         self.node = node
         self._directory = directory
-        self._keyring = keyring
+        self._trust = Trust(node, directory, keyring, limits)
         self._limits = limits
         self._random = random
         self._links: dict[int, _Peer] = {LOOPBACK: _Peer(node, limits.window_bytes)}
@@ -327,11 +314,9 @@ class Engine:
         delivery.offered(link, seq, batch)
         envelopes = [pending.envelope for pending in batch]
         if link == LOOPBACK:
-            records = [self._judge(now, envelope) for envelope in envelopes]
+            records = [self._accept(now, envelope) for envelope in envelopes]
             return self._commit(_Delivered(link, seq, tuple(envelopes), ()), records)
-        key = self._keyring.signing(delivery.dest)
-        sealed = [frames.SignedEnvelope.seal(item, key.kid, envelope_mac(key, item)) for item in envelopes]
-        return Transmit(link, frames.Deliver(seq=seq, envelopes=sealed))
+        return Transmit(link, frames.Deliver(seq=seq, envelopes=self._trust.seal(delivery.dest, envelopes)))
 
     def _load(self, delivery: Delivery) -> list[Effect]:
         effects: list[Effect] = []
@@ -345,23 +330,12 @@ class Engine:
         receipts = []
         for signed in frame.receipts:
             receipt = signed.open()
-            wrong = self._distrust(peer, signed, receipt)
+            wrong = self._trust.doubt(signed, receipt, peer.node)
             if wrong:
                 effects.append(Warn(f"ignored a receipt for {receipt.key.id} from {peer.node}: {wrong}"))
             else:
                 receipts.append(receipt)
         return effects + self._settle(now, receipts)
-
-    def _distrust(self, peer: _Peer, signed: frames.SignedReceipt, receipt: Receipt) -> str:
-        """What is wrong with a receipt, or nothing."""
-        if receipt.origin != self.node or receipt.dest != peer.node:
-            return f"it is {receipt.dest}'s word to {receipt.origin}"
-        if receipt.outcome not in (State.DELIVERED, State.READ, State.REFUSED):
-            return f"{receipt.outcome.value} is no answer"
-        key = self._keyring.find(peer.node, signed.kid)
-        if key is None:
-            return f"signed with the unknown key {signed.kid!r}"
-        return "" if same_mac(receipt_mac(key, receipt), signed.mac) else "its signature is wrong"
 
     def _settle(self, now: Instant, receipts: Iterable[Receipt]) -> list[Effect]:
         records, pendings = [], []
@@ -393,14 +367,14 @@ class Engine:
         for signed in frame.envelopes:
             envelope = signed.open()
             try:
-                if not self._authentic(peer, signed, envelope):
+                if not self._trust.authentic(signed, envelope, peer.node):
                     effects.append(Warn(f"dropped {envelope.key.id} from {peer.node}: it is our own mail, reflected"))
                     continue
                 if envelope.expires_at <= now.wall:
                     continue  # its own signed word ends it, silently (rule 8)
-                records.append(self._judge(now, envelope))
+                records.append(self._accept(now, envelope))
                 envelopes.append(envelope)
-            except _DeferError as reason:
+            except DeferError as reason:
                 effects.append(Warn(f"deferred {envelope.key.id} from {peer.node}: {reason}"))
                 deferred.append(self._deferral(envelope, str(reason)))
         if not records:
@@ -408,42 +382,8 @@ class Engine:
         batch = _Delivered(link, frame.seq, tuple(envelopes), tuple(deferred))
         return [*effects, self._commit(batch, records)]
 
-    def _authentic(self, peer: _Peer, signed: frames.SignedEnvelope, envelope: Envelope) -> bool:
-        """Whether the envelope is what its origin sent, to this node. False for one that came back to its origin.
-
-        A wrong signature is deferred and never refused: a refusal is final, and must not be had by tampering.
-        """
-        if envelope.origin == self.node:
-            return False
-        if envelope.origin != peer.node:
-            raise _DeferError(f"its origin is {envelope.origin}, and this node takes mail from its origin only")
-        if envelope.dest != self.node:
-            raise _DeferError(f"it is for the node {envelope.dest}")
-        key = self._keyring.find(envelope.origin, signed.kid)
-        if key is None:
-            raise _DeferError(f"signed with the unknown key {signed.kid!r}")
-        if not same_mac(envelope_mac(key, envelope), signed.mac):
-            raise _DeferError("its signature is wrong")
-        if not self._directory.lives(envelope.key.sender, envelope.origin):
-            raise _DeferError(f"{envelope.key.sender} does not live on {envelope.origin}")
-        if not self._directory.lives(envelope.key.to, self.node):
-            raise _DeferError(f"{envelope.key.to} does not live here")
-        return True
-
-    def _judge(self, now: Instant, envelope: Envelope) -> Accept:
-        """The record for an envelope that is authentic: taken, or refused for what will never change."""
-        refusal = ""
-        digest = ""
-        try:
-            message = inspect(envelope.payload, max_bytes=self._limits.max_message_bytes)
-            digest = message.digest
-            if (message.sender, message.id) != (envelope.key.sender, envelope.key.id):
-                refusal = "invalid: the payload's id or from is not the envelope's"
-        except MessageError as error:
-            digest = digest_of(envelope.payload)
-            refusal = f"{error.code}: {error.message}"[:500]
-        if envelope.expires_at > now.wall + self._limits.max_ttl + self._limits.max_skew:
-            refusal = "bad_ttl: it expires later than this node's limits.max_ttl_s allows"
+    def _accept(self, now: Instant, envelope: Envelope) -> Accept:
+        digest, refusal = self._trust.judge(now, envelope)
         return Accept(envelope, digest, now.wall, DIRECT, refusal)
 
     def _answer(self, now: Instant, delivered: _Delivered, results: Sequence[Result]) -> list[Effect]:
@@ -470,8 +410,7 @@ class Engine:
         effects = []
         if link in self._links:
             if receipts:
-                key = self._keyring.signing(self._links[link].node)
-                sealed = [frames.SignedReceipt.seal(item, key.kid, receipt_mac(key, item)) for item in receipts]
+                sealed = self._trust.seal_receipts(self._links[link].node, receipts)
                 effects.append(Transmit(link, frames.Receipts(receipts=sealed)))
             if deferred:
                 effects.append(Transmit(link, frames.Defer(items=list(deferred))))
