@@ -24,9 +24,12 @@ class Disk:
         self.inbox: dict[Key, bytes] = {}
         self.last_seq = 0
 
+    def begin(self) -> Transaction:
+        return Transaction(self)
+
     def commit(self, *records: Record) -> list[Result]:
         """Apply these records in one transaction that succeeds."""
-        transaction = Transaction(self)
+        transaction = self.begin()
         results = transaction.apply(records)
         transaction.commit()
         return results

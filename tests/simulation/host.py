@@ -1,0 +1,335 @@
+"""A machine with a disk that stays and a process that comes and goes: the shell around the engine, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from simulation.network import End, Network
+from simulation.store import Disk
+from simulation.witness import Submission, Witness
+from simulation.world import World
+from trishula.protocol import effects, frames, link
+from trishula.protocol.backoff import full_jitter
+from trishula.protocol.clock import Instant
+from trishula.protocol.directory import Directory
+from trishula.protocol.engine import Engine
+from trishula.protocol.envelope import Envelope, Key
+from trishula.protocol.errors import SendError
+from trishula.protocol.frames import Introduction
+from trishula.protocol.limits import Limits
+from trishula.protocol.link import Link, Side
+from trishula.protocol.message import Message
+from trishula.protocol.signing import Keyring
+
+EPOCH = 1_770_000_000_000
+"""ms since 1970 when the world begins."""
+TICK = 1e-6
+"""Added to each deadline, so that a rounded float is never a little early for ever."""
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What `node.toml` and the credentials say."""
+
+    node: str
+    dials: tuple[str, ...]
+    peers: tuple[str, ...]
+    directory: Directory
+    keyring: Keyring
+    limits: Limits
+
+
+class Host:
+    """What is left when the process dies: the disk, the clock, and the troubles of the machine."""
+
+    def __init__(self, world: World, network: Network, witness: Witness, wiring: Wiring) -> None:
+        self.world = world
+        self.network = network
+        self.witness = witness
+        self.wiring = wiring
+        self.name = wiring.node
+        self.disk = Disk()
+        self.process: NodeProcess | None = None
+        self.full = False
+        """The disk takes nothing."""
+        self.sync_takes = 0.002
+        """Seconds that a commit takes at most."""
+        self.fuse: tuple[str, int] | None = None
+        """(point, n): the process dies when it passes that point for the n-th time."""
+
+    def wall(self) -> int:
+        return EPOCH + int(self.world.now * 1000)
+
+    def boot(self) -> None:
+        if self.process is None:
+            self.world.tell(self.name, "boots")
+            self.process = NodeProcess(self)
+            self.network.listeners[self.name] = self.process
+            self.process.call(self.process.start)
+
+    def crash(self, *, power: bool) -> None:
+        """The process is gone, with all that it had in memory; with the power, nobody says goodbye to its peers."""
+        if self.process is not None:
+            self.world.tell(self.name, "loses power" if power else "is killed")
+            process, self.process = self.process, None
+            del self.network.listeners[self.name]
+            process.die(power=power)
+
+    def spark(self, point: str) -> None:
+        """The process passes a point at which it may be meant to die."""
+        if self.fuse is not None and self.fuse[0] == point:
+            self.fuse = (point, self.fuse[1] - 1)
+            if self.fuse[1] <= 0:
+                self.fuse = None
+                self.crash(power=self.world.chance(0.5))
+                self.world.after(self.world.random.uniform(0.01, 3.0), self.boot)
+
+
+@dataclass(eq=False)
+class Wire:
+    """A connection with a `Link` on it."""
+
+    end: End
+    link: Link
+    number: int | None = None
+    heard: dict[int, frames.Deliver] = field(default_factory=dict)
+    """The `Deliver` frames that came and are not yet acknowledged."""
+    deferred: set[Key] = field(default_factory=set)
+    """What this side deferred on it."""
+
+
+class NodeProcess:
+    """One life of a node."""
+
+    def __init__(self, host: Host) -> None:
+        wiring = host.wiring
+        self.host = host
+        self.world = host.world
+        self.witness = host.witness
+        self.engine = Engine(
+            host.name, wiring.directory, wiring.keyring, wiring.limits, wiring.peers, self.world.random.random
+        )
+        self.sockets: list[End] = []
+        self.dead = False
+        self.idle = True
+        """Whether the writer has nothing to do."""
+        self._me = Introduction(
+            node=host.name,
+            incarnation="1",
+            software="simulation",
+            max_message_bytes=wiring.limits.max_message_bytes,
+            window_bytes=wiring.limits.window_bytes,
+        )
+        self._mono_zero = self.world.random.randrange(1, 10**6)
+        self._wires: dict[End, Wire] = {}
+        self._links: dict[int, Wire] = {}
+        self._last_link = 0
+        self._attempts = dict.fromkeys(wiring.dials, 0)
+        self._to_commit: list[effects.Commit] = []
+        self._news_at = 0.0
+        self._alarm = float("inf")
+        self._frozen: list[Callable[[], None]] | None = None
+
+    # ------------------------------------------------------------ life
+
+    def call(self, action: Callable[[], None]) -> None:
+        """Run this on the event loop: at once, when the process thaws, or never."""
+        if self._frozen is not None:
+            self._frozen.append(action)
+        elif not self.dead:
+            action()
+            if not self.dead:
+                self.witness.looks_at(self)
+                self._set_alarm()
+
+    def later(self, delay: float, action: Callable[[], None]) -> None:
+        self.world.after(delay, lambda: self.call(action))
+
+    def freeze(self) -> None:
+        if self._frozen is None:
+            self.world.tell(self.host.name, "freezes")
+            self._frozen = []
+
+    def thaw(self) -> None:
+        if self._frozen is not None:
+            self.world.tell(self.host.name, "thaws")
+            missed, self._frozen = self._frozen, None
+            for action in missed:
+                self.call(action)
+
+    def die(self, *, power: bool) -> None:
+        self.dead = True
+        self._frozen = None
+        for end in list(self.sockets):
+            if power:
+                end.cut(tell=False)
+            end.shutdown()
+            end.lose()
+
+    def start(self) -> None:
+        self._carry_out(self.engine.start())
+        for peer in self.host.wiring.dials:
+            self.dial(peer)
+
+    def submit(self, submission: Submission, message: Message, ttl: int | None) -> None:
+        self.call(lambda: self._carry_out(self.engine.submit(self._now(), submission, message, ttl)))
+
+    def linked(self) -> list[str]:
+        return [wire.link.peer for wire in self._links.values()]
+
+    def _now(self) -> Instant:
+        return Instant(self.world.now + self._mono_zero, self.host.wall())
+
+    def _set_alarm(self) -> None:
+        dues = [self.engine.deadline(), *(wire.link.deadline() for wire in self._wires.values())]
+        due = min((due for due in dues if due is not None), default=float("inf")) - self._mono_zero + TICK
+        if due < self._alarm:
+            self._alarm = due
+            self.world.at(max(due, self.world.now), lambda: self.call(self._tick))
+
+    def _tick(self) -> None:
+        self._alarm = float("inf")
+        now = self._now()
+        self._carry_out(self.engine.tick(now))
+        for wire in list(self._wires.values()):
+            self._follow(wire, wire.link.tick(now))
+
+    # ------------------------------------------------------------ links
+
+    def dial(self, peer: str) -> None:
+        self.host.network.dial(self, self.host.name, peer, lambda end: self._dialled(peer, end))
+
+    def _dialled(self, peer: str, end: End | None) -> None:
+        if end is None:
+            self._redial(peer)
+        else:
+            wire = self._hold(end, Side.DIALLER, peer)
+            self._follow(wire, wire.link.start())
+
+    def accept(self, end: End, peer: str) -> None:
+        self._hold(end, Side.LISTENER, peer)
+
+    def _hold(self, end: End, side: Side, peer: str) -> Wire:
+        wire = self._wires[end] = Wire(end, Link(side, self._me, peer, self._now()))
+        return wire
+
+    def _redial(self, peer: str) -> None:
+        if peer in self._attempts and not any(wire.link.peer == peer for wire in self._wires.values()):
+            pause = full_jitter(self._attempts[peer], base=0.1, cap=2.0, random=self.world.random.random())
+            self._attempts[peer] += 1
+            self.later(pause, lambda: self.dial(peer))
+
+    def heard(self, end: End, data: bytes) -> None:
+        if (wire := self._wires.get(end)) is not None:
+            now = self._now()
+            wire.link.bytes_arrived(now)
+            self._follow(wire, wire.link.receive(now, data))
+
+    def lost(self, end: End) -> None:
+        wire = self._wires.pop(end, None)
+        if wire is None:
+            return
+        if wire.number is not None:
+            self.world.tell(self.host.name, f"link {wire.number} to {wire.link.peer} is down")
+            del self._links[wire.number]
+            self._carry_out(self.engine.link_down(self._now(), wire.number))
+        self._redial(wire.link.peer)
+
+    def _follow(self, wire: Wire, events: list[link.LinkEvent]) -> None:
+        """Carry out what a link wants."""
+        for event in events:
+            if self.dead:
+                return
+            match event:
+                case link.Transmit(frame):
+                    wire.end.send(frames.encode(frame))
+                case link.Opened(peer):
+                    self._last_link += 1
+                    wire.number = self._last_link
+                    self._links[wire.number] = wire
+                    if peer.node in self._attempts:
+                        self._attempts[peer.node] = 0
+                    self.world.tell(self.host.name, f"link {wire.number} to {peer.node} is up")
+                    self._carry_out(self.engine.link_up(self._now(), wire.number, peer))
+                case link.Heard(frame):
+                    if isinstance(frame, frames.Deliver):
+                        wire.heard[frame.seq] = frame
+                    assert wire.number is not None
+                    self._carry_out(self.engine.receive(self._now(), wire.number, frame))
+                case link.Hangup(code, reason):
+                    self.world.tell(self.host.name, f"hangs up on {wire.link.peer}: {code} {reason}")
+                    wire.end.shutdown()
+                    if code == link.CLOSE_SILENT:
+                        wire.end.lose()  # nobody would answer a closing handshake
+
+    # ------------------------------------------------------------ store
+
+    def _write(self) -> None:
+        """Group commit: all that waits goes into the next transaction."""
+        if self._to_commit and self.idle:
+            self.idle = False
+            group, self._to_commit = self._to_commit, []
+            self.later(self.world.random.uniform(0.0001, self.host.sync_takes), lambda: self._synced(group))
+
+    def _synced(self, group: list[effects.Commit]) -> None:
+        """The disk has it, or has none of it. The event loop hears of that a little later."""
+        transaction = self.host.disk.begin()
+        done = [(batch.batch, transaction.apply(batch.records)) for batch in group]
+        if self.host.full:
+            error = SendError("the disk is full", code="store_full")
+            numbers = [batch.batch for batch in group]
+            self._news(lambda: self.engine.failed(self._now(), numbers, error))
+        else:
+            transaction.commit()
+            self._news(lambda: self.engine.committed(self._now(), done))
+        self.idle = True
+        self.host.spark("durable")
+        if not self.dead:
+            self._write()
+
+    def _news(self, event: Callable[[], list[effects.Effect]]) -> None:
+        self._news_at = max(self._news_at, self.world.now + self.world.random.uniform(0.0, 0.001))
+        self.world.at(self._news_at, lambda: self.call(lambda: self._carry_out(event())))
+
+    def _load(self, load: effects.Load) -> None:
+        def read() -> None:
+            rows, complete = self.host.disk.pending(load)
+            self.later(self.world.random.uniform(0.0, 0.005), lambda: hand_over(rows, complete=complete))
+
+        def hand_over(rows: list[tuple[int, Envelope]], *, complete: bool) -> None:
+            self._carry_out(self.engine.loaded(self._now(), load.dest, rows, urgent=load.urgent, complete=complete))
+
+        self.later(self.world.random.uniform(0.0, 0.005), read)
+
+    # ------------------------------------------------------------ effects
+
+    def _carry_out(self, todo: list[effects.Effect]) -> None:  # noqa: C901, PLR0912  (an arm for each effect)
+        for effect in todo:
+            self.host.spark(type(effect).__name__)
+            if self.dead:
+                return
+            match effect:
+                case effects.Commit():
+                    self._to_commit.append(effect)
+                    self._write()
+                case effects.Load():
+                    self._load(effect)
+                case effects.Transmit(number, frame):
+                    if (wire := self._links.get(number)) is not None:
+                        self.witness.transmitted(self.host, wire, frame)
+                        wire.end.send(frames.encode(frame))
+                case effects.Disconnect(number, code, reason):
+                    if (wire := self._links.get(number)) is not None:
+                        self.world.tell(self.host.name, f"closes link {number}: {code} {reason}")
+                        wire.end.shutdown()
+                case effects.Stored():
+                    self.witness.stored(self.host, effect)
+                case effects.Rejected():
+                    self.witness.rejected(self.host, effect)
+                case effects.Progressed(progress):
+                    self.witness.progressed(self.host, progress)
+                case effects.Arrived(entry):
+                    self.witness.arrived(self.host, entry)
+                case effects.Warn(text):
+                    self.world.tell(self.host.name, f"warns: {text}")
