@@ -176,9 +176,20 @@ def test_what_was_under_way_on_a_lost_link_is_offered_again_on_the_next() -> Non
 
 def test_what_was_under_way_on_a_lost_link_goes_over_the_other_one_at_once() -> None:
     bench = origin()
-    stored(bench, "m1")
     bench.link_up(2, "agni")
-    assert offered(bench.link_down(LINK), link=2) == ["m1"]
+    assert stored(bench, "m1") == ["m1"]
+    assert offered(bench.link_down(2), link=LINK) == ["m1"]
+
+
+def test_a_newer_link_takes_over_what_is_under_way_on_the_older_one_in_order() -> None:
+    """The older one may be half-open: a laptop that slept dials anew while its peer still waits for the old link."""
+    bench = origin()
+    stored(bench, "m1")
+    stored(bench, "m2")
+    assert offered(bench.link_up(2, "agni"), link=2) == ["m1", "m2"]
+    answered(bench, "m1", "m2")  # late, over the older link
+    assert offered(bench.link_down(LINK)) == []
+    assert bench.engine.backlog("agni") == 0
 
 
 def test_mail_goes_over_the_newest_of_two_links() -> None:

@@ -137,9 +137,14 @@ class Engine:
         return self._originate(now, ref, message, [(PROBE, node)], ttl)
 
     def link_up(self, now: Instant, link: int, peer: Introduction) -> list[Effect]:
-        """A link has been greeted and carries mail. Of two links to one node, the lower-named node closes the older."""
+        """A link has been greeted and carries mail. Of two links to one node, the lower-named node closes the older.
+
+        What is under way on the older one goes over the newer too, in order: the older may be dead and not know it yet.
+        """
         effects: list[Effect] = []
         older = self._links_to(peer.node)
+        for number in older:
+            self._deliveries[peer.node].link_lost(number)
         if self.node < peer.node:
             effects += [Disconnect(number, CLOSE_REPLACED, "replaced by a newer link") for number in older]
         self._links[link] = _Peer(peer.node, min(peer.window_bytes, self._limits.window_bytes))
