@@ -16,7 +16,7 @@ import trishula
 from trishula.cli.sandbox import Sandbox, until
 from trishula.protocol.message import digest_of
 
-ROUNDS = 5
+ROUNDS = 4
 WRITERS = 4
 
 
@@ -41,11 +41,13 @@ async def write(client: trishula.Client, to: str, receipts: list[trishula.Receip
 async def handle(mesh: Sandbox, agent: str, chance: random.Random, stop: asyncio.Event) -> None:
     """The agent at work: it archives most of what comes, often before its node knows it to be on the disk."""
     mailbox = mesh.home(agent).mailbox(agent)
+    number = itertools.count()
     while not stop.is_set():
         await asyncio.sleep(0.001)
         for path in (mailbox / "inbox").glob("*.json"):
             if chance.random() < 0.7:
-                path.rename(mailbox / "archive" / path.name)
+                # Under a name of its own: if the same message came again, it would be there twice.
+                path.rename(mailbox / "archive" / f"{next(number)}~{path.name}")
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
