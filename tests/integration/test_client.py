@@ -326,18 +326,6 @@ def test_show_has_the_exact_payload_on_both_sides(three_nodes: Sandbox) -> None:
     asyncio.run(story())
 
 
-def test_an_id_that_is_none_ends_no_other_request(three_nodes: Sandbox) -> None:
-    """The node closes on a frame that is none; what else was asked is answered on the next connection."""
-
-    async def story() -> None:
-        async with three_nodes.client("mac") as mac:
-            with pytest.raises(trishula.TrishulaError):
-                await mac.show("../../etc/passwd")
-            assert (await mac.status())["node"] == "mac"
-
-    asyncio.run(story())
-
-
 def test_status_tells_of_links_and_agents(three_nodes: Sandbox) -> None:
     async def story() -> None:
         async with three_nodes.client("mac") as mac:

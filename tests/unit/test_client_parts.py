@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 
 import msgspec
@@ -189,8 +190,31 @@ def test_old_news_does_not_undo_newer() -> None:
 def test_a_receipt_of_which_the_node_knows_nothing_any_more_says_so() -> None:
     async def story() -> None:
         mine = receipt(outcome("agni", State.STORED))
-        mine.fail(trishula.RequestError("mac has sent no message x1", code="not_found"))
+        mine.answered(trishula.RequestError("mac has sent no message x1", code="not_found"))
         with pytest.raises(trishula.RequestError, match="no message x1"):
             await mine.delivered(timeout=5)
 
     asyncio.run(story())
+
+
+# ---------------------------------------------------------------- what is caught here
+
+
+@pytest.mark.parametrize(
+    ("ask", "word"),
+    [
+        (lambda client: client.show("../../etc/passwd"), "no message id"),
+        (lambda client: client.show(""), "no message id"),
+        (lambda client: client.ping("No Node"), "no node's name"),
+        (lambda client: client.send("agni", ttl_s=0), "ttl_s"),
+        (lambda client: client.send({"to": "agni"}, subject="x"), "subject"),
+        (lambda client: client.inbox(limit=0), "limit"),
+        (lambda client: client.inbox(limit=1001), "limit"),
+        (lambda client: client.inbox(after=-1), "after"),
+    ],
+)
+def test_what_no_node_would_understand_is_not_asked(
+    ask: Callable[[trishula.Client], Coroutine[None, None, object]], word: str
+) -> None:
+    with pytest.raises((trishula.RequestError, TypeError, ValueError), match=word):
+        asyncio.run(ask(trishula.Client("/no/socket")))

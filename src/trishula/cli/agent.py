@@ -16,9 +16,8 @@ import trishula
 from trishula.cli.main import DONE
 from trishula.cli.output import clock, milliseconds, print_json, print_table, visible
 from trishula.cli.usage import UsageError
+from trishula.client.client import MOST_LISTED
 from trishula.protocol.agent_frames import Outcome
-
-_PAGE = 1000
 
 Work = Callable[[trishula.Client], Awaitable[int]]
 
@@ -61,7 +60,7 @@ def inbox(arguments: argparse.Namespace) -> int:
         more = True
         while more and len(messages) < arguments.limit:
             after = messages[-1]["cursor"] if messages else 0
-            page = await mesh.inbox(after=after, limit=min(_PAGE, arguments.limit - len(messages)))
+            page = await mesh.inbox(after=after, limit=min(MOST_LISTED, arguments.limit - len(messages)))
             messages += page["messages"]
             more = page["more"]
         if arguments.json:

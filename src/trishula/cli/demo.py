@@ -46,7 +46,8 @@ def demo(arguments: argparse.Namespace) -> int:
 async def _until_terminated(arguments: argparse.Namespace) -> int:
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with _folder(arguments.dir) as folder, Sandbox(folder) as mesh:
         if arguments.serve:
             return await _serve(mesh)
@@ -88,7 +89,7 @@ async def _serve(mesh: Sandbox) -> int:
         file=sys.stderr,
     )
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     while not stop.is_set():
         for name in mesh.places:

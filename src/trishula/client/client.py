@@ -13,11 +13,14 @@ import msgspec
 
 from trishula.client import endpoint
 from trishula.client.arrivals import Arrivals
-from trishula.client.errors import TimedOut
+from trishula.client.errors import RequestError, TimedOut
 from trishula.client.message import Message, Meta, compose, fix
 from trishula.client.receipt import Receipt
 from trishula.client.session import Ask, Session
 from trishula.protocol.agent_frames import Inbox, Outcome, Probe, Send, Show, Status
+from trishula.protocol.names import is_agent, is_message_id
+
+MOST_LISTED = 1000
 
 OnMessage = Callable[[Message, Meta], Awaitable[object] | object]
 
@@ -65,7 +68,7 @@ class Client:
         self._entered = True
         self._arrivals = Arrivals(self._endpoint)
         self._session = Session(self._endpoint, lost=self._arrivals.kick)
-        await self._session.open(patience=self._patience)
+        await self._session.open(patience=self._patience, timeout=self._timeout)
         self._group = asyncio.TaskGroup()
         await self._group.__aenter__()
         self._tasks.append(self._group.create_task(self._session.run(), name="trishula: session"))
@@ -123,6 +126,8 @@ class Client:
         Raises `MessageError` or `SendError` for what can't be sent, `NodeUnreachable` or `TimedOut` where the node does
         not say that it is stored.
         """
+        if ttl_s is not None and ttl_s < 1:
+            raise ValueError(f"ttl_s={ttl_s}: a message lives for a second at least")
         message: Mapping[str, Any] | bytes
         if isinstance(to, Mapping | bytes):
             if fields:
@@ -139,6 +144,8 @@ class Client:
 
         Raises `TimedOut` where it does not come back in time.
         """
+        if not is_agent(node):
+            raise RequestError(f"{node!r} is no node's name", code="unknown_node", key="node", value=node)
         limit = self._timeout if timeout is None else timeout
         ttl_s = min(3600, max(1, round(limit)))
         receipt = await self._stored(lambda ref: Probe(ref=ref, node=node, ttl_s=ttl_s), limit)
@@ -175,10 +182,14 @@ class Client:
 
     async def inbox(self, *, after: int = 0, limit: int = 100) -> dict[str, Any]:
         """Unread messages, oldest first: `messages` (each with a `cursor`), and whether there are `more` after them."""
+        if after < 0 or not 1 <= limit <= MOST_LISTED:
+            raise ValueError(f"after={after}, limit={limit}: a page begins at 0 or later and has 1 to {MOST_LISTED}")
         return await self._data(lambda ref: Inbox(ref=ref, after=after, limit=limit))
 
     async def show(self, message_id: str) -> dict[str, Any]:
         """A message that this agent got or sent: its `box`, `digest`, `payload` (exact), `outcomes` or `meta`."""
+        if not is_message_id(message_id):
+            raise RequestError(f"{message_id!r} is no message id", code="not_found", key="id", value=message_id)
         return await self._data(lambda ref: Show(ref=ref, id=message_id))
 
     async def status(self) -> dict[str, Any]:

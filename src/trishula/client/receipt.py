@@ -76,10 +76,11 @@ class Receipt:
                 self._outcomes[outcome.to] = outcome
         self._changed.set()
 
-    def fail(self, error: TrishulaError) -> None:
-        """There will be no more news, and why."""
-        self._error = error
-        self._changed.set()
+    def answered(self, answer: object) -> None:
+        """The answer to a question about this message. Where it is an error, there will be no more news."""
+        if isinstance(answer, TrishulaError):
+            self._error = answer
+            self._changed.set()
 
     def _open(self) -> list[Outcome]:
         return [o for o in self.outcomes if o.state not in (*_DELIVERED, State.REFUSED)]

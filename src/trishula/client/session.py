@@ -69,13 +69,16 @@ class Session:
         self._receipts: WeakValueDictionary[str, Receipt] = WeakValueDictionary()
         self.greeting: Greeting
 
-    async def open(self, *, patience: float) -> None:
-        """The first connection, tried for until `patience` seconds are over. Raises `NodeUnreachable`."""
+    async def open(self, *, patience: float, timeout: float) -> None:
+        """The first connection: tried for until `patience` seconds are over, each time for `timeout` at most.
+
+        Raises `NodeUnreachable`.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         for attempt in itertools.count():
             try:
-                self._connection, self.greeting = await dial(self._endpoint, timeout=HANDSHAKE_S)
+                self._connection, self.greeting = await dial(self._endpoint, timeout=min(timeout, HANDSHAKE_S))
             except NodeUnreachable:
                 wait = pause(self._endpoint, attempt)
                 if loop.time() + wait >= deadline:
@@ -147,24 +150,17 @@ class Session:
         log.info("connected to the node at %s", self._endpoint)
         self._trouble = None
         self._connection = connection
-        for receipt in list(self._receipts.values()):
-            if receipt.outcomes and not receipt.settled:
-                self._ask_about(receipt)
+        self._ask_about_open_receipts()
         for request in list(self._requests.values()):
             await _transmit(connection, request)
 
-    def _ask_about(self, receipt: Receipt) -> None:
-        """Put the question among the requests, unless it is there from the last time."""
-        asked = (request.frame for request in self._requests.values())
-        if any(isinstance(frame, Outcomes) and frame.id == receipt.id for frame in asked):
-            return
-
-        def answer(reply: Reply | TrishulaError) -> None:
-            if isinstance(reply, TrishulaError):
-                receipt.fail(reply)
-
-        ref = next(self._refs)
-        self._requests[ref] = _Request(Outcomes(ref=ref, id=receipt.id), answer)
+    def _ask_about_open_receipts(self) -> None:
+        """Put the questions among the requests, but for those that are there from the last time."""
+        asked = {request.frame.id for request in self._requests.values() if isinstance(request.frame, Outcomes)}
+        for receipt in list(self._receipts.values()):
+            if receipt.outcomes and not receipt.settled and receipt.id not in asked:
+                ref = next(self._refs)
+                self._requests[ref] = _Request(Outcomes(ref=ref, id=receipt.id), receipt.answered)
 
     async def _hear(self, connection: ClientConnection) -> None:
         """Take what the node says, until the connection ends."""
