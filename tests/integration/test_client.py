@@ -338,6 +338,33 @@ def test_status_tells_of_links_and_agents(three_nodes: Sandbox) -> None:
     asyncio.run(story())
 
 
+def test_an_agent_is_attached_while_a_client_of_it_waits_for_messages(tmp_path: Path) -> None:
+    async def story() -> None:
+        with Sandbox(tmp_path, {"mac": ["mac"]}) as mesh:
+            mesh.start()
+            await mesh.up()
+            async with mesh.client("mac") as asking:
+
+                async def attached() -> int:
+                    return int((await asking.status())["agents"]["mac"]["attached"])
+
+                async def twice() -> bool:
+                    return await attached() == 2
+
+                async def nobody() -> bool:
+                    return await attached() == 0
+
+                assert await nobody()
+                async with mesh.client("mac") as one, mesh.client("mac") as other:
+                    waiting = [asyncio.create_task(client.receive()) for client in (one, other)]
+                    await until(twice, "both are attached")
+                    for task in waiting:
+                        task.cancel()
+                await until(nobody, "nobody is attached")
+
+    asyncio.run(story())
+
+
 def test_ping_goes_to_every_node_and_leaves_no_file(three_nodes: Sandbox) -> None:
     async def story() -> None:
         async with three_nodes.client("mac") as mac:
