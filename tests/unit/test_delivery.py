@@ -47,6 +47,14 @@ def offer(delivery: Delivery, frame: int, link: int = LINK) -> list[int]:
     return seqs(batch)
 
 
+def answer(delivery: Delivery, seq: int) -> None:
+    """The recipient's word on it has come, and is committed."""
+    pending = delivery.answered(key(seq))
+    assert pending is not None
+    assert pending.seq == seq
+    delivery.release(pending)
+
+
 def key(seq: int) -> Key:
     return item(seq).envelope.key
 
@@ -94,7 +102,7 @@ def test_what_was_under_way_on_a_lost_link_goes_out_again_first_and_in_order() -
     assert offer(delivery, 1) == [1, 2, 3, 4]
     for seq in range(5, 7):
         delivery.push(item(seq))
-    delivery.answered(key(2))
+    answer(delivery, 2)
     delivery.deferred(key(3), NOW, 0.5)
     delivery.link_lost(LINK)
     assert offer(delivery, 1, link=2) == [1, 3, 4, 5, 6]
@@ -117,9 +125,7 @@ def test_what_is_answered_is_never_offered_again() -> None:
     delivery = ready()
     delivery.push(item(1))
     offer(delivery, 1)
-    answered = delivery.answered(key(1))
-    assert answered is not None
-    assert answered.seq == 1
+    answer(delivery, 1)
     delivery.acked(LINK, 1, NOW, 0.5)
     delivery.link_lost(LINK)
     delivery.tick(NOW + 1000)
@@ -162,9 +168,20 @@ def test_an_answer_that_could_not_be_committed_is_asked_for_again() -> None:
     answered = delivery.answered(key(1))
     assert answered is not None
     delivery.unsettled(answered, NOW, 0.5)
-    assert delivery.backlog == 1
     delivery.tick(NOW + 10)
     assert offer(delivery, 2) == [1]
+
+
+def test_an_answered_envelope_keeps_its_room_until_its_answer_is_committed() -> None:
+    delivery = ready()
+    for seq in range(1, WINDOW_COUNT + 2):
+        delivery.push(item(seq))
+    offer(delivery, 1)
+    answered = delivery.answered(key(1))
+    assert answered is not None
+    assert (delivery.backlog, delivery.wants()) == (WINDOW_COUNT, None)
+    delivery.release(answered)
+    assert delivery.backlog == WINDOW_COUNT - 1
 
 
 def test_an_answer_or_a_deferral_of_what_is_not_pending_is_ignored() -> None:
@@ -246,7 +263,7 @@ def test_a_full_window_leaves_the_rest_in_the_store_and_fetches_it_when_there_is
         frame += 1
         delivery.offered(LINK, frame, batch)
         for pending in batch:
-            delivery.answered(pending.envelope.key)
+            answer(delivery, pending.seq)
         seen += seqs(batch)
         if (wanted := delivery.wants()) is not None:
             _, after, limit, _ = wanted
@@ -282,7 +299,7 @@ def test_a_backlog_of_large_messages_does_not_come_into_memory_at_once() -> None
     for frame in range(1, total + 1):
         [pending] = delivery.take(0)
         delivery.offered(LINK, frame, [pending])
-        delivery.answered(pending.envelope.key)
+        answer(delivery, pending.seq)
         seen.append(pending.seq)
         if (wanted := delivery.wants()) is not None:
             _, after, limit, size = wanted
@@ -295,7 +312,7 @@ def test_unacknowledged_bytes_are_counted_until_the_frame_is_acknowledged() -> N
     delivery = ready()
     delivery.push(item(1, size=1000))
     offer(delivery, 1)
-    delivery.answered(key(1))
+    answer(delivery, 1)
     assert delivery.unacked_bytes > 1000
     delivery.acked(LINK, 1, NOW, 0.5)
     assert delivery.unacked_bytes == 0
@@ -386,7 +403,7 @@ class AnyHistory(RuleBasedStateMachine):
             if fate == "deferred":
                 self.delivery.deferred(pending.envelope.key, self.now, 0.5)
             elif fate == "answered":
-                self.delivery.answered(pending.envelope.key)
+                answer(self.delivery, pending.seq)
                 self.answered.add(pending.seq)
             elif fate == "unsettled" and (back := self.delivery.answered(pending.envelope.key)) is not None:
                 self.delivery.unsettled(back, self.now, 0.5)
@@ -405,7 +422,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     @invariant()
     def the_window_is_bounded(self) -> None:
-        assert 0 <= self.delivery.backlog <= WINDOW_COUNT + 2 * LOAD_COUNT
+        assert 0 <= self.delivery.backlog <= WINDOW_COUNT
         assert 0 <= self.delivery._bytes <= 2 * WINDOW_BYTES
         assert self.delivery.unacked_bytes >= 0
 
@@ -425,7 +442,7 @@ class AnyHistory(RuleBasedStateMachine):
                 for pending in batch:
                     assert pending.seq not in self.answered
                     self.delivery.offered(self.link, 0, [pending])
-                    self.delivery.answered(pending.envelope.key)
+                    answer(self.delivery, pending.seq)
                     self.delivery.acked(self.link, 0, self.now, 0.5)
                     self.answered.add(pending.seq)
         assert self.answered == set(self.store)

@@ -1,8 +1,8 @@
 """What is pending for one destination, in a bounded window; the store holds the rest.
 
-store ──Load──► lanes (urgent, rest; by seq) ──take──► in flight ──answered──► gone
-                  ▲                                     │
-                  └──── link lost, deferred, overdue ───┘
+store ──Load──► lanes (urgent, rest; by seq) ──take──► in flight ──answered──► (its commit) ──release──► gone
+                  ▲                                     │                           │
+                  └──── link lost, deferred, overdue ───┴──────── unsettled ────────┘
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Delivery:
                 break
             pending = lane.queue.popleft()
             if pending.envelope.expires_at <= wall:
-                self._forget(pending)
+                self.release(pending)
                 continue
             self._urgent_run = self._urgent_run + 1 if pending.envelope.urgent else 0
             batch.append(pending)
@@ -140,11 +140,16 @@ class Delivery:
             self.deferred(key, now, random)
 
     def answered(self, key: Key) -> Pending | None:
-        """The recipient's word has come: the envelope leaves the window. None where it wasn't in it."""
-        pending = self._in_flight.pop(key, None) or self._waiting.pop(key, None)
-        if pending is not None:
-            self._forget(pending)
-        return pending
+        """The recipient's word has come: not to be offered until it is committed, or not. None if it wasn't out.
+
+        The envelope keeps its room in the window until then, lest a slow disk fill the memory with answers.
+        """
+        return self._in_flight.pop(key, None) or self._waiting.pop(key, None)
+
+    def release(self, pending: Pending) -> None:
+        """The envelope leaves the window: its answer is committed, or it has expired."""
+        self._count -= 1
+        self._bytes -= pending.size
 
     def deferred(self, key: Key, now: float, random: float) -> None:
         """Not now: offer it again after a pause that grows."""
@@ -153,9 +158,7 @@ class Delivery:
             self._wait(pending, now, random)
 
     def unsettled(self, pending: Pending, now: float, random: float) -> None:
-        """An answer came but did not settle it: back into the window, to be asked for again."""
-        self._count += 1
-        self._bytes += pending.size
+        """The answer did not settle it: offer it again, so that it is given again."""
         self._wait(pending, now, random)
 
     # ------------------------------------------------------------ time and links
@@ -194,10 +197,6 @@ class Delivery:
         lane.tail = pending.seq
         self._count += 1
         self._bytes += pending.size
-
-    def _forget(self, pending: Pending) -> None:
-        self._count -= 1
-        self._bytes -= pending.size
 
     def _next_lane(self) -> _Lane | None:
         urgent, rest = self._lanes[True], self._lanes[False]

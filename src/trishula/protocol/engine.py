@@ -355,12 +355,15 @@ class Engine:
         effects: list[Effect] = []
         for pending, result in zip(settling.pending, results, strict=True):
             assert isinstance(result, Settled)
-            if result.progress is None and pending is not None:
-                effects.append(Warn(f"ignored a receipt for other bytes than {pending.envelope.key.id}'s"))
-                self._deliveries[pending.envelope.dest].unsettled(pending, now.mono, self._random())
-            elif result.progress is None:
-                effects.append(Warn("ignored a receipt for what was never sent"))
-            elif result.fresh:
+            if result.progress is None:
+                what = "what was never sent" if pending is None else f"other bytes than {pending.envelope.key.id}'s"
+                effects.append(Warn(f"ignored a receipt for {what}"))
+                if pending is not None:
+                    self._deliveries[pending.envelope.dest].unsettled(pending, now.mono, self._random())
+                continue
+            if pending is not None:
+                self._deliveries[pending.envelope.dest].release(pending)
+            if result.fresh:
                 effects.append(Progressed(result.progress))
         return effects
 
