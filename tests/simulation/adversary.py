@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from simulation.network import End
+from simulation.network import End, Network
 from simulation.witness import Witness
 from trishula.protocol import frames
-from trishula.protocol.envelope import State
+from trishula.protocol.envelope import Receipt, State
 from trishula.protocol.errors import FrameError
-from trishula.protocol.signing import Keyring, envelope_mac
+from trishula.protocol.message import digest_of
+from trishula.protocol.signing import Keyring, envelope_mac, receipt_mac
 
 REMEMBERED = 200
 FIRST_SEQ = 10**6
@@ -25,13 +27,16 @@ Sent = list[tuple[End, bytes]]
 class Adversary:
     """A `Meddler`: does something to one of `every` frames about mail."""
 
-    def __init__(self, witness: Witness, every: int, keyrings: dict[str, Keyring], agents: dict[str, str]) -> None:
+    def __init__(
+        self, witness: Witness, network: Network, every: int, keyrings: dict[str, Keyring], agents: dict[str, str]
+    ) -> None:
         self._witness = witness
+        self._network = network
         self._world = witness.world
         self._every = every
         self._keyrings = keyrings
         self._agents = agents
-        self._seen: list[Mail] = []
+        self._seen: deque[Mail] = deque(maxlen=REMEMBERED)
         self._tricks: list[Callable[[End, Mail], Sent]] = [
             self._tamper,
             self._tamper,
@@ -39,6 +44,7 @@ class Adversary:
             self._reflect,
             self._impersonate,
             self._equivocate,
+            self._usurp,
             self._forge_words,
             self._rubbish,
         ]
@@ -51,10 +57,7 @@ class Adversary:
         if not isinstance(frame, Mail):
             return [(end, data)]
         random = self._world.random
-        if len(self._seen) < REMEMBERED:
-            self._seen.append(frame)
-        else:
-            self._seen[random.randrange(REMEMBERED)] = frame
+        self._seen.append(frame)
         if random.randrange(self._every):
             return [(end, data)]
         trick = random.choice(self._tricks)
@@ -67,22 +70,21 @@ class Adversary:
         """One field of one item is changed under its signature."""
         random = self._world.random
         changes: dict[str, Any] = {
-            "origin": random.choice(list(self._keyrings)),
-            "dest": random.choice(list(self._keyrings)),
             "sender": random.choice(list(self._agents)),
             "to": random.choice(list(self._agents)),
             "id": f"{random.choice(list(self._agents))}-{random.randint(1, 9)}",
-            "expires_at": 2**50 + random.randrange(1000),
             "mac": random.randbytes(32),
             "kid": "9",
         }
         if isinstance(frame, frames.Deliver):
-            changes["payload"] = msgspec.Raw(bytes(frame.envelopes[0].payload).replace(b"x", b"y", 1))
             items: list[Any] = frame.envelopes
+            changes["payload"] = msgspec.Raw(bytes(items[0].payload).replace(b"x", b"y", 1))
+            changes["expires_at"] = 2**50 + random.randrange(1000)
+            changes["origin"] = changes["dest"] = random.choice(list(self._keyrings))
         else:
+            items = frame.receipts
             changes["outcome"] = random.choice([State.REFUSED, State.READ])
             changes["digest"] = "ab" * 32
-            items = frame.receipts
         place = random.randrange(len(items))
         field = random.choice(list(changes))
         if getattr(items[place], field) == changes[field]:
@@ -114,18 +116,44 @@ class Adversary:
         return [genuine, (end, frames.encode(self._anew(self._with(frame, [forged]))))]
 
     def _equivocate(self, end: End, frame: Mail) -> Sent:
-        """A node that was broken into sends another content under an id that has already arrived."""
-        genuine = (end, frames.encode(frame))
+        """A node that was broken into sends another content under an id that has arrived; a true receipt is held back.
+
+        So that the refusal of the other content is the first word on that id that its origin hears.
+        """
+        genuine = [(end, frames.encode(frame))]
+        if isinstance(frame, frames.Receipts):
+            end, genuine = end.other, []
         inbox = self._witness.hosts[end.other.host].disk.inbox
         seen = [envelope for old in self._seen if isinstance(old, frames.Deliver) for envelope in old.envelopes]
         arrived = [item for item in seen if item.origin == end.host and item.open().key in inbox]
         if not arrived:
-            return [genuine]
-        item = self._world.random.choice(arrived)
+            return genuine
+        item = arrived[-1]
         other = msgspec.structs.replace(item, payload=msgspec.Raw(bytes(item.payload).replace(b"x", b"z")))
         mac = envelope_mac(self._keyrings[end.host].signing(end.other.host), other.open())
         forged = self._anew(frames.Deliver(seq=0, envelopes=[msgspec.structs.replace(other, mac=mac)]))
-        return [genuine, (end, frames.encode(forged))]
+        return [*genuine, (end, frames.encode(forged))]
+
+    def _usurp(self, end: End, frame: Mail) -> Sent:
+        """A third node says, with its own key, that the recipient has what is still on its way there."""
+        genuine = (end, frames.encode(frame))
+        thirds = [
+            one
+            for dialler in self._network.connections()
+            for one in (dialler, dialler.other)
+            if one.other.host == end.host and one.host != end.other.host
+        ]
+        if not thirds or not isinstance(frame, frames.Deliver):
+            return [genuine]
+        third = self._world.random.choice(thirds)
+        item = frame.envelopes[0].open()
+        outcome = self._world.random.choice([State.DELIVERED, State.REFUSED])
+        word = Receipt(
+            item.origin, item.dest, item.key, item.expires_at, digest_of(item.payload), outcome, "", item.expires_at
+        )
+        key = self._keyrings[third.host].signing(end.host)
+        signed = frames.SignedReceipt.seal(word, key.kid, receipt_mac(key, word))
+        return [(third, frames.encode(frames.Receipts(receipts=[signed]))), genuine]
 
     def _forge_words(self, end: End, frame: Mail) -> Sent:
         """`Ack` and `Defer` are not signed: whoever holds the link may say them. It costs an offer, no message."""

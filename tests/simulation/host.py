@@ -289,18 +289,22 @@ class NodeProcess:
             self._write()
 
     def _news(self, event: Callable[[], list[effects.Effect]]) -> None:
-        self._news_at = max(self._news_at, self.world.now + self.world.random.uniform(0.0, 0.001))
+        self._news_at = max(self._news_at, self.world.now + self._hop())
         self.world.at(self._news_at, lambda: self.call(lambda: self._carry_out(event())))
+
+    def _hop(self) -> float:
+        """Seconds from one thread to another."""
+        return self.world.random.uniform(0.0, 0.003)
 
     def _load(self, load: effects.Load) -> None:
         def read() -> None:
             rows, complete = self.host.disk.pending(load)
-            self.later(self.world.random.uniform(0.0, 0.005), lambda: hand_over(rows, complete=complete))
+            self.later(self._hop(), lambda: hand_over(rows, complete=complete))
 
         def hand_over(rows: list[tuple[int, Envelope]], *, complete: bool) -> None:
             self._carry_out(self.engine.loaded(self._now(), load.dest, rows, urgent=load.urgent, complete=complete))
 
-        self.later(self.world.random.uniform(0.0, 0.005), read)
+        self.later(self._hop(), read)
 
     # ------------------------------------------------------------ effects
 

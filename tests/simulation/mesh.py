@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import combinations
 from unittest import mock
 
@@ -29,6 +30,8 @@ TROUBLE = 10.0
 SETTLED_WITHIN = 400.0
 """Seconds after which all must be well again; the longest pause before an offer is a minute."""
 AFTERMATH = 3.0
+HOSTILE = 0.3
+"""The share of worlds with an adversary in them."""
 STORY_SHOWN = 60
 
 
@@ -160,7 +163,6 @@ class Chaos:
             self._fill_a_disk,
             self._slow_a_disk,
             self._dial_twice,
-            self._meddle,
         ]
 
     def plan(self) -> None:
@@ -170,6 +172,8 @@ class Chaos:
             self._world.at(random.uniform(0, TROUBLE), self._write)
         for _ in range(random.choice([0, 1, 2, 4, 8])):
             self._world.at(random.uniform(0, TROUBLE), random.choice(self._troubles))
+        if random.random() < HOSTILE:
+            self._world.at(random.uniform(0, TROUBLE / 2), self._meddle)
 
     # ------------------------------------------------------------ agents
 
@@ -179,8 +183,11 @@ class Chaos:
         others = list(self._mesh.agents)
         to = random.choice([random.choice(others), random.sample(others, 2), "all", "@firsts", agent.name])
         ttl = random.choice([None] * 5 + [random.randint(200, 5000)])
-        for _ in range(random.choice([1, 1, 1, 5])):
-            letter = agent.write(to, size=random.choice([1, 1, 300, 3000]), urgent=random.random() < 0.3, ttl=ttl)
+        size = random.choice([1, 1, 300, 3000])
+        for _ in range(random.choice([0, 0, 8])):
+            urgent = random.random() < 0.3
+            self._world.after(random.uniform(0, 0.01), partial(agent.write, to, size=size, urgent=urgent, ttl=ttl))
+        letter = agent.write(to, size=size, ttl=ttl)
         if random.random() < 0.2:
             self._world.after(random.choice([0.0, 0.001, 3.0]), lambda: agent.submit(letter))
         if random.random() < 0.1:
@@ -260,7 +267,7 @@ class Chaos:
         network = self._mesh.network
         self._mesh.witness.disorder = True
         network.meddler = Adversary(
-            self._mesh.witness, self._random.choice([1, 2, 5]), self._mesh.keyrings, self._mesh.homes
+            self._mesh.witness, network, self._random.choice([1, 2, 5]), self._mesh.keyrings, self._mesh.homes
         )
 
         def leave() -> None:

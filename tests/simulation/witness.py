@@ -154,7 +154,7 @@ class Witness:
         limits = process.host.wiring.limits
         for window in process.engine._deliveries.values():
             self.demand(
-                0 <= window.backlog <= 2 * delivery.WINDOW_COUNT,
+                0 <= window.backlog <= delivery.WINDOW_COUNT,
                 f"{window.backlog} envelopes for {window.dest} are in memory",
             )
             most = limits.window_bytes + delivery.BATCH_BYTES + LARGEST
