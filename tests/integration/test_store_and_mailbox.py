@@ -14,6 +14,7 @@ from trishula.node import queries
 from trishula.node.database import StoreError, connect
 from trishula.node.mailbox import Projector, make_mailboxes
 from trishula.node.store import Store
+from trishula.protocol.effects import Load
 from trishula.protocol.envelope import Envelope, Key, Receipt, State
 from trishula.protocol.errors import SendError
 from trishula.protocol.message import complete
@@ -161,12 +162,28 @@ def test_a_message_and_its_envelopes_are_pending_until_their_receipts(tmp_path: 
         (stored,) = await disk.commit(Originate(message, envelopes, 1))
         assert isinstance(stored, Originated)
         assert [row.key.to for row in stored.progress] == ["agni", "rush"]
-        pending = await disk.store.read(lambda db: queries.pending(db, "mac", "agni", urgent=False, after=0, limit=10))
-        assert [(seq, envelope) for seq, envelope in pending] == [(stored.progress[0].seq, envelopes[0])]
+        pending = await disk.store.read(
+            lambda db: queries.pending(db, "mac", Load("agni", urgent=False, after=0, limit=10, size=10_000))
+        )
+        assert pending == ([(stored.progress[0].seq, envelopes[0])], True)
         assert await disk.store.read(queries.backlogs) == {"agni": 1, "rush": 1}
         receipt = Receipt("mac", "agni", Key("mac", "m", "agni"), FAR, message.digest, State.DELIVERED, "", 5)
         await disk.commit(Settle(receipt, "direct", 6, 1.5))
         assert await disk.store.read(queries.backlogs) == {"rush": 1}
+
+    on_disk(tmp_path, send)
+
+
+def test_a_backlog_of_large_messages_comes_into_memory_a_little_at_a_time(tmp_path: Path) -> None:
+    async def send(disk: Disk) -> None:
+        for number in range(5):
+            raw = f'{{"to": "agni", "id": "m{number}", "body": "{"x" * 4000}"}}'.encode()
+            message = complete(raw, sender="mac", new_id="-", timestamp="t", max_bytes=10_000)
+            envelope = Envelope("mac", "agni", Key("mac", message.id, "agni"), FAR, message.payload)
+            await disk.commit(Originate(message, (envelope,), 1))
+        load = Load("agni", urgent=False, after=0, limit=512, size=6000)
+        rows, complete_ = await disk.store.read(lambda db: queries.pending(db, "mac", load))
+        assert ([envelope.key.id for _, envelope in rows], complete_) == (["m0", "m1"], False)
 
     on_disk(tmp_path, send)
 

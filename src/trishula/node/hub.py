@@ -7,6 +7,7 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
 from trishula.node import queries
@@ -144,12 +145,7 @@ class Hub:
         task.add_done_callback(_raise_if_failed)
 
     async def _load_and_hand_over(self, effect: effects.Load) -> None:
-        rows = await self._store.read(
-            lambda db: queries.pending(
-                db, self._config.node, effect.dest, urgent=effect.urgent, after=effect.after, limit=effect.limit
-            )
-        )
-        complete = len(rows) < effect.limit
+        rows, complete = await self._store.read(partial(queries.pending, node=self._config.node, load=effect))
         self._carry_out(self.engine.loaded(now(), effect.dest, rows, urgent=effect.urgent, complete=complete))
 
     # ------------------------------------------------------------ effects

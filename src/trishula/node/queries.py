@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from trishula.node.database import SqlRows
+from trishula.protocol.effects import Load
 from trishula.protocol.envelope import Envelope, Key
 from trishula.protocol.records import Progress
 
@@ -47,17 +48,22 @@ class FileDue:
 _LETTER = "cursor, sender, id, recipient, origin, digest, route, at, payload"
 
 
-def pending(
-    db: sqlite3.Connection, node: str, dest: str, *, urgent: bool, after: int, limit: int
-) -> list[tuple[int, Envelope]]:
-    """Unanswered envelopes for `dest` above the seq `after`, in order."""
+def pending(db: sqlite3.Connection, node: str, load: Load) -> tuple[list[tuple[int, Envelope]], bool]:
+    """The unanswered envelopes that `load` asks for, and whether there are no more than these."""
     rows = db.execute(
         "SELECT o.seq, o.sender, o.id, o.recipient, o.expires_at, m.payload"
         " FROM outgoing o JOIN messages m ON m.sender = o.sender AND m.id = o.id"
         " WHERE o.dest = ? AND o.urgent = ? AND o.seq > ? AND o.state = 'stored' ORDER BY o.seq LIMIT ?",
-        (dest, urgent, after, limit),
+        (load.dest, load.urgent, load.after, load.limit),
     )
-    return [(row[0], Envelope(node, dest, Key(*row[1:4]), row[4], row[5], urgent)) for row in rows]
+    pending: list[tuple[int, Envelope]] = []
+    size = 0
+    for row in rows:
+        pending.append((row[0], Envelope(node, load.dest, Key(*row[1:4]), row[4], row[5], load.urgent)))
+        size += len(row[5])
+        if size >= load.size:
+            return pending, False
+    return pending, len(pending) < load.limit
 
 
 def letters(db: sqlite3.Connection, agent: str, *, after: int, limit: int) -> list[Letter]:
