@@ -27,7 +27,7 @@ NAMES = "abcdefg"
 AGENTS_PER_NODE = 2
 TROUBLE = 10.0
 """Seconds of virtual time in which things happen."""
-SETTLED_WITHIN = 400.0
+SETTLED_WITHIN = 100.0
 """Seconds after which all must be well again; the longest pause before an offer is a minute."""
 AFTERMATH = 3.0
 HOSTILE = 0.3

@@ -1,0 +1,197 @@
+"""One trouble at a time, where it hurts most."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from simulation.adversary import Adversary
+from simulation.mesh import Mesh
+from simulation.world import World
+from trishula.protocol.envelope import Key, State
+from trishula.protocol.link import SILENT_AFTER
+
+FOUND_WITHIN = 3.5
+BACK_WITHIN = 5.0
+
+
+def mesh_of(nodes: int, seed: int = 1) -> Mesh:
+    """A mesh with all its links up."""
+    mesh = Mesh(World(seed), nodes)
+    mesh.boot()
+    mesh.world.run(1.0)
+    assert all_linked(mesh)
+    return mesh
+
+
+def all_linked(mesh: Mesh) -> bool:
+    return all(
+        host.process is not None and sorted(host.process.linked()) == sorted(host.wiring.peers)
+        for host in mesh.hosts.values()
+    )
+
+
+def linked(mesh: Mesh, one: str, other: str) -> bool:
+    """Whether `one` believes that it is."""
+    process = mesh.hosts[one].process
+    return process is not None and other in process.linked()
+
+
+def seconds_until_linked(mesh: Mesh) -> float:
+    began = mesh.world.now
+    mesh.world.run(began + 60, stop=lambda: all_linked(mesh))
+    return mesh.world.now - began
+
+
+def test_in_quiet_times_every_message_crosses_at_once_and_in_order() -> None:
+    mesh = mesh_of(3)
+    for number in range(100):
+        mesh.world.at(1.0 + number / 10, lambda: [agent.write("all") for agent in mesh.agents.values()])
+    mesh.world.run(12.0)
+    mesh.settle()
+    rows = [row for host in mesh.hosts.values() for row in host.disk.outgoing.values()]
+    assert len(rows) == 100 * 6 * 5
+    assert max(row.latency_ms or 0 for row in rows) < 100
+    for host in mesh.hosts.values():
+        for agent in mesh.agents.values():
+            numbers = [
+                int(key.id.split("-")[1]) for key in host.disk.inbox if (key.sender, key.to) == (agent.name, "a0")
+            ]
+            assert all(one < other for one, other in pairwise(numbers))
+
+
+def test_a_quiet_link_stays_up() -> None:
+    mesh = mesh_of(2)
+    mesh.world.run(600.0)
+    assert not [line for line in mesh.world.story if "is down" in line]
+
+
+STEPS = [
+    *(("a", step) for step in ("Commit", "durable", "Stored", "Transmit", "Progressed")),
+    *(("b", step) for step in ("Commit", "durable", "Arrived", "Transmit")),
+]
+
+
+@pytest.mark.parametrize(("victim", "step"), STEPS, ids=lambda word: {"a": "origin", "b": "recipient"}.get(word, word))
+def test_a_node_that_dies_at_any_step_loses_and_doubles_nothing(victim: str, step: str) -> None:
+    for times in range(1, 8):
+        mesh = mesh_of(2, seed=times)
+        mesh.hosts[victim].fuse = (step, times)
+        for to in ("b0", ["b0", "b1"], "all", "b0"):
+            mesh.agents["a0"].write(to)
+        mesh.world.run(2.0)
+        assert mesh.hosts[victim].fuse is None or times > 2
+        mesh.heal()
+        mesh.settle()
+
+
+def test_a_peer_that_comes_back_is_linked_within_five_seconds() -> None:
+    worst = 0.0
+    for seed in range(20):
+        mesh = mesh_of(2, seed)
+        mesh.hosts["b"].crash(power=seed % 2 == 0)
+        mesh.world.run(mesh.world.now + 1 + 2 * seed)
+        mesh.hosts["b"].boot()
+        worst = max(worst, seconds_until_linked(mesh))
+    assert worst < BACK_WITHIN
+
+
+@pytest.mark.parametrize("trouble", ["freeze", "power", "cut", "partition"])
+def test_a_link_that_went_silent_is_found_within_three_and_a_half_seconds(trouble: str) -> None:
+    mesh = mesh_of(2)
+    victim = mesh.hosts["b"]
+    match trouble:
+        case "freeze":
+            assert victim.process is not None
+            victim.process.freeze()
+        case "power":
+            victim.crash(power=True)
+        case "cut":
+            for end in mesh.network.connections():
+                end.cut(tell=False)
+        case "partition":
+            mesh.network.block("a", "b")
+            mesh.network.block("b", "a")
+    letter = mesh.agents["a0"].write("b0")
+    began = mesh.world.now
+    mesh.world.run(began + SILENT_AFTER - 1.1)
+    assert linked(mesh, "a", "b")
+    mesh.world.run(began + 60, stop=lambda: any("a " in line and "is down" in line for line in mesh.world.story))
+    assert mesh.world.now - began < FOUND_WITHIN
+    assert letter.done
+    mesh.heal()
+    mesh.settle()
+
+
+def test_where_only_one_direction_is_blocked_both_sides_find_out() -> None:
+    mesh = mesh_of(2)
+    mesh.network.block("a", "b")
+    mesh.agents["a0"].write("b0")
+    mesh.agents["b0"].write("a0")
+    mesh.world.run(mesh.world.now + 2 * FOUND_WITHIN)
+    assert not linked(mesh, "a", "b")
+    assert not linked(mesh, "b", "a")
+    mesh.heal()
+    assert seconds_until_linked(mesh) < BACK_WITHIN
+    mesh.settle()
+
+
+def test_a_full_disk_at_the_origin_refuses_clearly_and_takes_again_when_there_is_room() -> None:
+    mesh = mesh_of(2)
+    mesh.hosts["a"].full = True
+    letter = mesh.agents["a0"].write("b0")
+    mesh.world.run(mesh.world.now + 10)
+    assert not letter.done
+    assert mesh.witness.counts["rejected: store_full"] >= 2
+    mesh.hosts["a"].full = False
+    mesh.settle()
+    assert letter.done
+
+
+def test_a_full_disk_at_the_recipient_delays_and_refuses_nothing() -> None:
+    mesh = mesh_of(2)
+    mesh.hosts["b"].full = True
+    mesh.agents["a0"].write("b0")
+    mesh.world.run(mesh.world.now + 300)
+    key = Key("a0", "a0-1", "b0")
+    assert mesh.hosts["a"].disk.outgoing[key].state is State.STORED
+    assert mesh.witness.counts["Defer"] >= 5
+    mesh.hosts["b"].full = False
+    mesh.world.run(mesh.world.now + 61)
+    assert mesh.hosts["a"].disk.outgoing[key].state is State.DELIVERED
+
+
+def test_a_peer_whose_disk_is_slow_delays_nobody_else() -> None:
+    mesh = mesh_of(3)
+    mesh.hosts["b"].sync_takes = 1000.0
+    for _ in range(50):
+        mesh.agents["a0"].write(["b0", "c0"], size=3000)
+    mesh.world.run(mesh.world.now + 1.0)
+    assert len(mesh.hosts["c"].disk.inbox) == 50
+    assert not mesh.hosts["b"].disk.inbox
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_of_two_links_one_remains_and_nothing_is_lost_or_doubled(seed: int) -> None:
+    mesh = mesh_of(2, seed)
+    for number in range(40):
+        mesh.world.at(1.0 + number / 100, lambda: mesh.agents["a0"].write("b0"))
+        mesh.world.at(1.0 + number / 100, lambda: mesh.agents["b0"].write("a0"))
+    for host in mesh.hosts.values():
+        assert host.process is not None
+        host.process.dial(*host.wiring.peers)
+    mesh.world.run(1.4)
+    mesh.settle()
+
+
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_an_adversary_on_every_frame_costs_time_and_nothing_else(nodes: int) -> None:
+    mesh = mesh_of(nodes)
+    mesh.witness.disorder = True
+    mesh.network.meddler = Adversary(mesh.witness, mesh.network, 1, mesh.keyrings, mesh.homes)
+    for number in range(60):
+        mesh.world.at(1.0 + number / 4, lambda: [agent.write("all") for agent in mesh.agents.values()])
+    mesh.world.run(20.0)
+    mesh.heal()
+    mesh.settle()
