@@ -29,9 +29,7 @@ def mesh(inventory: Path) -> dict[str, Node]:
     runner = AnsibleRunner.get_runner(str(inventory))
     return {
         name: Node(
-            name,
-            runner.get_variables(name),
-            testinfra.get_host(f"ansible://{name}", ansible_inventory=str(inventory)),
+            name, runner.get_variables(name), testinfra.get_host(f"ansible://{name}", ansible_inventory=str(inventory))
         )
         for name in runner.get_hosts("trishula")
     }

@@ -77,6 +77,11 @@ class Node:
         """What a command prints, text or not."""
         return base64.b64decode(self.host.check_output(f"{command} | base64", *args))
 
+    def rights(self, *paths: str) -> set[str]:
+        """Owner, group and mode of files, all in one question: `{"root:root 600"}` where they are alike."""
+        out = self.host.check_output(" ".join(["stat --format '%%U:%%G %%a'", *["%s"] * len(paths)]), *paths)
+        return set(out.splitlines())
+
     def properties(self, unit: str, *names: str) -> dict[str, str]:
         """Properties of a unit as systemd has them loaded."""
         out = self.host.check_output(f"systemctl show {unit} --property {','.join(names)}")

@@ -45,8 +45,7 @@ def test_the_unit_is_its_template_and_nothing_is_added_to_it(node: Node, unit: s
 
 
 def test_the_configuration_is_its_template(node: Node, rendered: dict[str, Any]) -> None:
-    file = node.host.file(CONFIG)
-    assert (file.user, file.group, file.mode) == ("root", "trishula", 0o640)
+    assert node.rights(CONFIG) == {"root:trishula 640"}
     assert node.read(CONFIG).decode() == rendered[node.name]["trishula_node"]["node.toml"]
 
 
@@ -80,10 +79,8 @@ def test_the_process_has_no_privilege_and_no_way_to_one(node: Node) -> None:
 
 
 def test_credentials_are_for_root_and_reach_the_node_by_systemd_alone(node: Node) -> None:
-    for name in FILES:
-        file = node.host.file(f"{CREDENTIALS}/{name}")
-        assert (file.user, file.group, file.mode) == ("root", "root", 0o600)
-        assert node.run("cat", file.path, user="trishula").rc != 0
+    assert node.rights(*(f"{CREDENTIALS}/{name}" for name in FILES)) == {"root:root 600"}
+    assert node.run("ls", CREDENTIALS, user="trishula").rc != 0
     handed_over = f"/run/credentials/{SERVICE}"
     environment = node.read(f"/proc/{node.pid}/environ").decode().split("\0")
     assert f"CREDENTIALS_DIRECTORY={handed_over}" in environment
@@ -103,8 +100,7 @@ def test_no_secret_is_in_an_argument_an_environment_or_the_configuration(node: N
 
 def test_an_agents_token_is_for_its_own_login(node: Node) -> None:
     for agent in node.agents:
-        file = node.host.file(f"/etc/trishula/agents/{agent.name}.token")
-        assert (file.user, file.group, file.mode) == ("root", agent.group, 0o640)
+        assert node.rights(f"/etc/trishula/agents/{agent.name}.token") == {f"root:{agent.group} 640"}
 
 
 # ── The certificate ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -130,9 +126,7 @@ def test_the_certificate_is_this_nodes_own_from_the_mesh_ca(node: Node) -> None:
 
 
 def test_the_certificate_is_readable_by_the_node_and_by_nobody_else(node: Node) -> None:
-    for name in ("node.crt", "node.key"):
-        file = node.host.file(f"{TLS}/{name}")
-        assert (file.user, file.group, file.mode) == ("root", "trishula", 0o640)
+    assert node.rights(f"{TLS}/node.crt", f"{TLS}/node.key") == {"root:trishula 640"}
     assert node.run("cat", f"{TLS}/node.key", user=node.agents[0].user).rc != 0
 
 
@@ -147,14 +141,10 @@ def test_no_private_key_but_the_nodes_own_is_on_the_host(node: Node) -> None:
 
 def test_a_mailbox_is_the_nodes_and_its_agents_and_closed_to_the_world(node: Node) -> None:
     for agent in node.agents:
-        box = node.host.file(agent.mailbox)
-        assert (box.user, box.group, box.mode) == ("trishula", agent.group, 0o2750)
-        for folder in ("inbox", "outbox", "archive", "bounced", "receipts"):
-            file = node.host.file(f"{agent.mailbox}/{folder}")
-            assert (file.user, file.group, file.mode) == ("trishula", agent.group, 0o2770), folder
-    for path in ("/var/lib/trishula", MAILBOXES):
-        file = node.host.file(path)
-        assert (file.user, file.group, file.mode) == ("trishula", "trishula", 0o711)
+        folders = [f"{agent.mailbox}/{name}" for name in ("inbox", "outbox", "archive", "bounced", "receipts")]
+        assert node.rights(agent.mailbox) == {f"trishula:{agent.group} 2750"}
+        assert node.rights(*folders) == {f"trishula:{agent.group} 2770"}
+    assert node.rights("/var/lib/trishula", MAILBOXES) == {"trishula:trishula 711"}
 
 
 def test_an_agent_reads_its_inbox_and_nobody_else_does(node: Node) -> None:
