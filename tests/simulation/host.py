@@ -27,6 +27,9 @@ EPOCH = 1_770_000_000_000
 TICK = 1e-6
 """Added to each deadline, so that a rounded float is never a little early for ever."""
 
+LOAD_TAKES = 0.003
+"""Seconds at most until a read begins, and until the event loop has its rows."""
+
 
 @dataclass(frozen=True)
 class Wiring:
@@ -55,6 +58,8 @@ class Host:
         """The disk takes nothing."""
         self.sync_takes = 0.002
         """Seconds that a commit takes at most."""
+        self.news_takes = 0.001
+        """Seconds at most until the event loop hears of a commit."""
         self.fuse: tuple[str, int] | None = None
         """(point, n): the process dies when it passes that point for the n-th time."""
 
@@ -289,22 +294,18 @@ class NodeProcess:
             self._write()
 
     def _news(self, event: Callable[[], list[effects.Effect]]) -> None:
-        self._news_at = max(self._news_at, self.world.now + self._hop())
+        self._news_at = max(self._news_at, self.world.now + self.world.random.uniform(0.0, self.host.news_takes))
         self.world.at(self._news_at, lambda: self.call(lambda: self._carry_out(event())))
-
-    def _hop(self) -> float:
-        """Seconds from one thread to another."""
-        return self.world.random.uniform(0.0, 0.003)
 
     def _load(self, load: effects.Load) -> None:
         def read() -> None:
             rows, complete = self.host.disk.pending(load)
-            self.later(self._hop(), lambda: hand_over(rows, complete=complete))
+            self.later(self.world.random.uniform(0.0, LOAD_TAKES), lambda: hand_over(rows, complete=complete))
 
         def hand_over(rows: list[tuple[int, Envelope]], *, complete: bool) -> None:
             self._carry_out(self.engine.loaded(self._now(), load.dest, rows, urgent=load.urgent, complete=complete))
 
-        self.later(self._hop(), read)
+        self.later(self.world.random.uniform(0.0, LOAD_TAKES), read)
 
     # ------------------------------------------------------------ effects
 

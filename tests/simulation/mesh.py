@@ -168,6 +168,8 @@ class Chaos:
     def plan(self) -> None:
         random = self._random
         self._mesh.network.slowest = random.choice([0.002, 0.02, 0.3])
+        for host in self._mesh.hosts.values():
+            host.news_takes = random.choice([0.001, 0.02])
         for _ in range(random.choice([3, 10, 30])):
             self._world.at(random.uniform(0, TROUBLE), self._write)
         for _ in range(random.choice([0, 1, 2, 4, 8])):
