@@ -14,7 +14,7 @@ from topology.nodes import SERVICE, Node, eventually
 PAIRS = list(itertools.permutations(["mac", "agni", "rushabdev"], 2))
 
 
-@pytest.mark.parametrize(("sender", "recipient"), PAIRS, ids="→".join)
+@pytest.mark.parametrize(("sender", "recipient"), PAIRS)
 def test_what_an_agent_sends_is_a_file_in_the_others_inbox(mesh: dict[str, Node], sender: str, recipient: str) -> None:
     here, there = mesh[sender], mesh[recipient]
     me, you = here.agents[0], there.agents[0]
