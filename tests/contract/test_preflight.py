@@ -1,0 +1,97 @@
+"""Preflight, run for real on hosts that can't be: it stops, and says what to do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+FINE = {
+    "ansible_connection": "local",
+    "ansible_python_interpreter": sys.executable,
+    "trishula_port": 8765,
+    "trishula_agent_user": "root",
+}
+
+
+def preflight(folder: Path, hosts: dict[str, dict[str, Any]], **commands: str) -> str:
+    """What preflight says when it stops on these hosts, on which `commands` print what they are given."""
+    for name, answer in commands.items():
+        command = folder / "bin" / name
+        command.parent.mkdir(exist_ok=True)
+        command.write_text(f"#!/bin/sh\necho {answer}\n")
+        command.chmod(0o755)
+    inventory = folder / "hosts.yml"
+    inventory.write_text(yaml.safe_dump({"trishula": {"hosts": {host: FINE | facts for host, facts in hosts.items()}}}))
+    run = subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", inventory, "playbooks/preflight.yml"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_LOCAL_TEMP": str(folder / "tmp"),
+            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2, run.stdout
+    assert "changed=0" in run.stdout
+    assert "changed=1" not in run.stdout
+    return " ".join((run.stdout + run.stderr).split())
+
+
+def lives(*agents: str, **facts: Any) -> dict[str, Any]:
+    return {"trishula_agents": [{"name": agent} for agent in agents], **facts}
+
+
+def test_a_host_that_cannot_be_reached_stops_all(tmp_path: Path) -> None:
+    gone = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+    said = preflight(tmp_path, {"mac": lives("mac"), "agni": lives("agni", **gone)}, id="0")
+    assert "agni cannot be reached" in said
+    assert "Connection refused" in said
+    assert "Is ansible_host right in the inventory" in said
+
+
+def test_the_inventory_may_say_what_to_do_about_it(tmp_path: Path) -> None:
+    gone = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+    said = preflight(tmp_path, {"mac": lives("mac", **gone, trishula_unreachable_hint="Run 'make mesh'.")})
+    assert "Run 'make mesh'." in said
+
+
+@pytest.mark.parametrize(
+    ("answers", "what_to_do"),
+    [
+        ({"uname": "Darwin", "id": "0"}, "mac is a Mac. A node runs on Debian or Ubuntu so far"),
+        ({"python3": "3.10", "id": "0"}, "mac has Python 3.10; a node needs 3.11 or newer"),
+        ({"id": "1000"}, "On mac we are user id 1000, and installing a node takes root. Set 'ansible_become: true'"),
+    ],
+)
+def test_a_host_that_can_take_no_node_is_named(tmp_path: Path, answers: dict[str, str], what_to_do: str) -> None:
+    assert what_to_do in preflight(tmp_path, {"mac": lives("mac")}, **answers)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "what_to_do"),
+    [
+        ({"mac": lives("mac", "agni"), "agni": lives("agni")}, "these have several: agni, on agni and mac Rename"),
+        ({"mac": lives("Mac")}, "'Mac' on mac is no name of a node or an agent: small letters"),
+        ({"my_mac": lives("mac")}, "'my_mac' on my_mac is no name of a node"),
+        ({"mac": {}}, "No agent lives on mac. Give it at least one"),
+        (
+            {name: lives(name, trishula_outbound_only=True) for name in ("book", "mac")},
+            "book and mac are all outbound only, so none of them can dial another",
+        ),
+    ],
+)
+def test_an_inventory_that_makes_no_mesh_is_refused(
+    tmp_path: Path, hosts: dict[str, dict[str, Any]], what_to_do: str
+) -> None:
+    assert what_to_do in preflight(tmp_path, hosts)
