@@ -21,6 +21,7 @@ from simulation.world import ViolationError, World
 from trishula.protocol import delivery
 from trishula.protocol.directory import Directory
 from trishula.protocol.limits import Limits
+from trishula.protocol.link import SILENT_AFTER
 from trishula.protocol.signing import Keyring, PairKey
 
 NAMES = "abcdefg"
@@ -29,7 +30,7 @@ TROUBLE = 10.0
 """Seconds of virtual time in which things happen."""
 SETTLED_WITHIN = 100.0
 """Seconds after which all must be well again; the longest pause before an offer is a minute."""
-AFTERMATH = 3.0
+AFTERMATH = SILENT_AFTER + 0.5
 HOSTILE = 0.3
 """The share of worlds with an adversary in them."""
 STORY_SHOWN = 60
@@ -82,9 +83,10 @@ class Mesh:
             host.boot()
 
     def settle(self) -> None:
-        """Wait until all is well, and a little longer for what comes late; then judge."""
+        """Wait until all is well, longer for what comes late (a link that is dead and not yet found so), then judge."""
         self.world.run(self.world.now + SETTLED_WITHIN, stop=self.is_settled)
         self.world.run(self.world.now + AFTERMATH)
+        self.world.run(self.world.now + SETTLED_WITHIN, stop=self.is_settled)
         self.witness.demand(self.is_heard(), "an agent never heard of the fate of its message")
         self.witness.verdict()
 
