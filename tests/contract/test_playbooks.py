@@ -65,8 +65,8 @@ def test_a_task_that_touches_a_secret_logs_nothing() -> None:
 
 
 def harmless(task: dict[str, object]) -> bool:
-    """To ask whether a file is there is to read nothing of it."""
-    return "ansible.builtin.stat" in task
+    """To ask whether a file or a variable is there is to read nothing of it."""
+    return "ansible.builtin.stat" in task or task.get("when") == "__trishula_secrets_mesh is not defined"
 
 
 def test_what_runs_on_the_controller_needs_no_root_there() -> None:

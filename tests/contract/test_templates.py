@@ -59,7 +59,11 @@ def test_the_node_loads_its_node_toml_and_credentials(site: Site, secrets: Modul
     tls.mkdir()
     for name in ("node.crt", "node.key", "ca.crt"):
         (tls / name).write_text("")
-    told = site.rendered_with(trishula_node_tls_dir=str(tls))
+    told = site.rendered_with(
+        trishula_node_tls_dir=str(tls),
+        trishula_groups={"builders": ["agni", "rushabdev"]},
+        trishula_limits={"max_message_bytes": 65536},
+    )
     for host in told.hosts:
         folder = tmp_path / host
         folder.mkdir()
@@ -74,6 +78,9 @@ def test_the_node_loads_its_node_toml_and_credentials(site: Site, secrets: Modul
         assert config.node == host
         assert set(config.peers) == set(told.hosts) - {host}
         assert list(config.agents) == [agent["name"] for agent in agents]
+        assert config.default_agent == agents[0]["name"]
+        assert config.groups == {"builders": ("agni", "rushabdev")}
+        assert config.limits.max_message_bytes == 65536
 
 
 def test_the_service_runs_what_the_role_links(site: Site) -> None:
