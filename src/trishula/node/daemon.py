@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import time
+from pathlib import Path
 from typing import Any
 
 import trishula
@@ -19,7 +20,7 @@ from trishula.node.credentials import Identity
 from trishula.node.dialer import Dialer
 from trishula.node.hub import Hub
 from trishula.node.links import LinkWire
-from trishula.node.listener import Doorman, listening_socket
+from trishula.node.listener import Doorman, agent_socket, listening_socket
 from trishula.node.mailbox import Projector, make_mailboxes
 from trishula.node.sessions import Session
 from trishula.node.store import Store
@@ -103,9 +104,13 @@ class Node:
         start(_raise_from(self.store.broken), "store")
         start(self.filer.run(), "mailboxes")
         start(_feed_watchdog(), "watchdog")
-        for name, agent, group in self._agent_sockets():
-            path = config.runtime_dir / f"{name}.sock"
-            start(doorman.serve_agent(path, agent, group), f"agents on {path.name}")
+        # All sockets before any task, and so before READY: what is said to run can be reached.
+        sockets = [
+            (agent, agent_socket(config.runtime_dir / f"{name}.sock", group))
+            for name, agent, group in self._agent_sockets()
+        ]
+        for agent, unix in sockets:
+            start(doorman.serve_agent(unix, agent), f"agents on {Path(unix.getsockname()).name}")
         for sock in self._sockets:
             start(doorman.serve_tcp(sock, lambda: server_tls, admission, crowd), f"listener on {_name(sock)}")
         for peer in config.peers.values():

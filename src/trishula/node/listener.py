@@ -102,21 +102,15 @@ class Doorman:
             crowd.leave(address)
             self._log.warning(f"{address} tls", f"turned away {address}: no TLS handshake ({_why(error)})")
 
-    async def serve_agent(self, path: Path, agent: str, group: str | None) -> None:
+    async def serve_agent(self, sock: socket.socket, agent: str) -> None:
         """Accept `agent` on a Unix socket for ever: who may open the socket is the agent."""
         identity = Identity(agent=agent)
+        path = Path(sock.getsockname())
 
         async def serve(connection: ServerConnection) -> None:
             await self._serve(cast(ServerWire, connection), lambda _, __: identity, f"a client of {path.name}")
 
-        # A socket that is left from before is nobody's: the store's lock says that we are alone.
-        path.unlink(missing_ok=True)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock.bind(str(path))
-            path.chmod(0o660)
-            if group is not None:
-                os.chown(path, -1, _group_id(group))
             server = await asyncio.get_running_loop().create_unix_server(
                 self._factory(serve), sock=sock, backlog=_BACKLOG
             )
@@ -194,6 +188,28 @@ def listening_socket(address: str, port: int) -> socket.socket:
             fix=f"see what has it with `ss -ltnp sport = :{port}`, or choose another",
         ) from None
     sock.setblocking(False)
+    return sock
+
+
+def agent_socket(path: Path, group: str | None) -> socket.socket:
+    """A Unix socket that only this node and `group` can open; it listens from here on. Raises `ConfigError`."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # A socket that is left from before is nobody's: the store's lock says that we are alone.
+        path.unlink(missing_ok=True)
+        sock.bind(str(path))
+        path.chmod(0o660)
+        if group is not None:
+            os.chown(path, -1, _group_id(group))
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(
+            f"can't make the socket {path} for the group {group or 'of the node'}: {error.strerror}",
+            key="agents.*.socket_group",
+            value=group,
+            fix="let the node's user own node.runtime_dir and be a member of the group",
+        ) from None
     return sock
 
 
