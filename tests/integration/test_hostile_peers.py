@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -500,3 +501,56 @@ def test_a_message_that_is_none_fails_by_the_name_of_its_key_and_the_connection_
             assert isinstance(agent_frames.decode_reply(await wire.recv(decode=False)), agent_frames.Data)
 
     asyncio.run(send())
+
+
+def test_an_agent_that_opens_connections_without_end_is_stopped_and_the_others_are_served(tmp_path: Path) -> None:
+    async def crowd(sandbox: Sandbox) -> None:
+        wires = []
+        try:
+            for _ in range(10):
+                _, writer = await asyncio.open_unix_connection(sandbox.places["agni"].socket("agni"))
+                wires.append(writer)
+            await log_says(sandbox.places["agni"], "turned away agni.sock: too many connections from there")
+            assert (await sandbox.status("agni"))["ready"]  # by node.sock, which counts for itself
+        finally:
+            for writer in wires:
+                writer.close()
+
+    with Sandbox(tmp_path, {"agni": ("agni",)}, limits={"connections_per_address": 5}) as sandbox:
+        sandbox.start()
+        asyncio.run(sandbox.up())
+        asyncio.run(crowd(sandbox))
+
+
+def test_an_agent_that_asks_and_does_not_listen_is_not_read_from_any_more(mesh: Sandbox) -> None:
+    async def ask() -> None:
+        async with agent(mesh) as wire:
+            raw = json.dumps({"id": "large-answer", "to": "agni", "body": "x" * 500_000}).encode()
+            await wire.send(frames.encode(agent_frames.Send(1, msgspec.Raw(raw))), text=True)
+            before = resident(mesh.pid("agni"))
+            for ref in range(400):
+                await wire.send(frames.encode(agent_frames.Show(ref, "large-answer")), text=True)
+            async with agent(mesh) as other:  # answered after the node has had its chance to read all of them
+                await other.send(frames.encode(agent_frames.Status(1)), text=True)
+                await other.recv()
+            assert resident(mesh.pid("agni")) - before < 150 * 1024 * 1024
+            wire.transport.abort()
+
+    asyncio.run(ask())
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_flood_of_bad_envelopes_is_no_flood_in_the_journal(mesh: Sandbox) -> None:
+    async def flood() -> None:
+        async with Impostor.of(mesh) as mac:
+            bad = [msgspec.structs.replace(mac.seal(envelope(f"flood-{n}")), mac=bytes(32)) for n in range(200)]
+            before = log_of(mesh.places["agni"]).count("\n")
+            await mac.deliver(*bad)
+            assert log_of(mesh.places["agni"]).count("\n") - before <= 60
+
+    asyncio.run(flood())

@@ -65,3 +65,19 @@ def test_a_second_node_on_the_same_store_ends_with_the_reason(tmp_path: Path) ->
         finally:
             first.terminate()
             first.communicate(timeout=10)
+
+
+def test_the_check_finds_what_could_not_start(tmp_path: Path) -> None:
+    """A key that is not the certificate's, a CA that is none, a group that is not there."""
+    with Sandbox(tmp_path, {"mac": ("mac",), "agni": ("agni",)}) as sandbox:
+        place = sandbox.places["mac"]
+        tls = place.root / "tls"
+        command = [sys.executable, "-m", "trishula.cli.main", "node", "check", "--config", str(place.config)]
+        assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+        (tls / "node.key").write_bytes((sandbox.places["agni"].root / "tls" / "node.key").read_bytes())
+        (tls / "ca.crt").write_text("no certificate")
+        place.config.write_text(place.config.read_text() + '\n[agents.dhyana]\nsocket_group = "no-such-group"\n')
+        found = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert found.returncode == 1
+        for words in ("don't make a pair", "is no CA file", "no group 'no-such-group'"):
+            assert words in found.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trishula.cli.sandbox import until
-from trishula.node import queries
+from trishula.node import mailbox, queries
 from trishula.node.database import StoreError, connect
 from trishula.node.mailbox import Projector, make_mailboxes
 from trishula.node.store import Store
@@ -271,3 +271,27 @@ def test_what_a_crash_left_half_written_is_cleared_away(tmp_path: Path) -> None:
     stale.write_text("{")
     on_disk(tmp_path, nothing)
     assert not stale.exists()
+
+
+def test_rubbish_that_an_agent_makes_in_its_inbox_keeps_nobody_down(tmp_path: Path) -> None:
+    async def receive(disk: Disk) -> None:
+        await disk.commit(accept("one"), accept("two", to="dhyana"))
+        await until((disk.inbox() / "one.json").exists, "mail arrives")
+        await until((disk.inbox("dhyana") / "two.json").exists, "and the other's too")
+
+    (tmp_path / "mailboxes" / "mac" / "inbox" / ".trishula-x").mkdir(parents=True)
+    on_disk(tmp_path, receive)
+
+
+def test_what_the_agent_moves_while_we_look_is_still_found(tmp_path: Path) -> None:
+    """The node died before the mark; while it looks for the file again, the agent archives it."""
+    record = accept("one")
+    (inbox := tmp_path / "mac" / "inbox").mkdir(parents=True)
+    (archive := tmp_path / "mac" / "archive").mkdir()
+    (inbox / "one.json").write_bytes(record.envelope.payload)
+    written = mailbox._Written(tmp_path, ["mac"])
+    (inbox / "one.json").rename(archive / "one.json")
+    due = queries.FileDue("ledger", 1, "mac", "inbox", "agni", "one", record.envelope.payload, taken=False)
+    assert written.has(due)
+    (archive / "one.json").unlink()
+    assert not mailbox._Written(tmp_path, ["mac"]).has(due)

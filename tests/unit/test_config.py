@@ -113,6 +113,7 @@ def test_a_good_file_is_what_it_says(folder: Path) -> None:
         ("[agents.dhyana]", "[agents.all]", ["agents", "'all'"]),
         ("[agents.dhyana]", "[agents.agni]", ["peers.agni.agents", "'agni'", "lives in agents already"]),
         ('url = "wss://agni:8765"', 'url = "ws://agni:8765"', ["peers.agni.url", "ws://agni:8765", "wss://HOST:PORT"]),
+        ('url = "wss://agni:8765"', 'url = "wss://agni..example.org:8765"', ["peers.agni.url", "wss://HOST:PORT"]),
         ('url = "wss://agni:8765"\n', "", ["peers.agni.url is missing", "dial = true"]),
         ('"rushabdev"]\n\n[groups]', '"agni"]\n\n[groups]', ["peers.rushabdev.agents", "lives in peers.agni already"]),
         ('builders = ["agni"', 'builders = ["nobody"', ["groups.builders", "'nobody'"]),

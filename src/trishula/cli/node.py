@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trishula.cli.main import DONE, FAILED
 from trishula.cli.output import print_json, visible
+from trishula.node.checks import obstacles
 from trishula.node.config import Config, ConfigErrors, load
 from trishula.protocol.errors import ConfigError
 
@@ -26,6 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
 def check(arguments: argparse.Namespace) -> int:
     """`trishula node check`."""
     config, errors = _load(arguments.config)
+    if config is not None:
+        errors = obstacles(config)
     if arguments.json:
         print_json(
             {
@@ -41,7 +44,7 @@ def check(arguments: argparse.Namespace) -> int:
                 ],
             }
         )
-    elif config is not None:
+    elif config is not None and not errors:
         print(f"{arguments.config}: the node {config.node} could start with it")
     else:
         _report(errors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from trishula.node.logs import Sparing
 log = logging.getLogger(__name__)
 
 _SCHEME = "bearer "
+_MOST_IN_ALL = 4096
 
 
 class Admission:
@@ -31,9 +33,10 @@ class Admission:
         if request.path == "/healthz":
             return connection.respond(HTTPStatus.OK, "alive\n")
         if request.path == "/readyz":
-            problem = self._ready()
-            status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
-            return connection.respond(status, f"{problem or 'ready'}\n")
+            # Why not is for `trishula status`: here anybody may ask.
+            if self._ready():
+                return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "not ready\n")
+            return connection.respond(HTTPStatus.OK, "ready\n")
         identity, why = self._identify(request)
         if identity is not None:
             return identity
@@ -54,20 +57,35 @@ class Admission:
 
 
 class Crowd:
-    """Counts connections by address, so that one address can't take all there are."""
+    """Counts connections by where they come from, so that one place can't take all there are."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._count: Counter[str] = Counter()
 
     def enter(self, address: str) -> bool:
-        """Whether there is room for one more; call `leave` afterwards if so."""
-        if self._count[address] >= self._most:
+        """Whether there is room for one more from an address or a Unix socket; call `leave` afterwards if so."""
+        place = _place(address)
+        if self._count[place] >= self._most or self._count.total() >= _MOST_IN_ALL:
             return False
-        self._count[address] += 1
+        self._count[place] += 1
         return True
 
     def leave(self, address: str) -> None:
-        self._count[address] -= 1
-        if not self._count[address]:
-            del self._count[address]
+        place = _place(address)
+        self._count[place] -= 1
+        if not self._count[place]:
+            del self._count[place]
+
+
+def _place(address: str) -> str:
+    """An IPv6 host has a whole /64 to come from, so that is what counts."""
+    try:
+        host = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(host, ipaddress.IPv4Address):
+        return address
+    if host.ipv4_mapped is not None:
+        return str(host.ipv4_mapped)
+    return str(ipaddress.ip_network((host, 64), strict=False))

@@ -16,6 +16,9 @@ from trishula.protocol.errors import ConfigError
 from trishula.protocol.limits import Limits
 from trishula.protocol.names import is_agent
 
+_USUAL_CREDENTIALS = Path("/etc/trishula/credentials")
+"""Where root finds them who checks the configuration by hand; a unit is given its own copy."""
+
 _SOCKET_PATH_LIMIT = 107
 """Bytes of a Unix socket's path on Linux (sun_path is 108 with its end); macOS has 103."""
 
@@ -229,6 +232,8 @@ def _credentials(
 ) -> Credentials:
     configured = node.text("credentials_dir", "")
     given = directory or configured or os.environ.get("CREDENTIALS_DIRECTORY")
+    if not given and _USUAL_CREDENTIALS.is_dir():
+        given = _USUAL_CREDENTIALS
     if not given:
         node.wrong(
             "credentials_dir",
@@ -270,6 +275,7 @@ def _agent_name(table: Table, name: str) -> None:
 def _is_wss(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return parts.scheme == "wss" and bool(parts.hostname) and parts.port != 0 and not parts.username
+        host = parts.hostname or ""
+        return parts.scheme == "wss" and bool(host.encode("idna")) and parts.port != 0 and not parts.username
     except ValueError:
         return False

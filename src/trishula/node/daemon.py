@@ -81,7 +81,10 @@ class Node:
         self._config = config
         self._sockets = sockets
         self._doorman = Doorman(
-            self._welcome, max_frame=largest_frame(config.limits), handshake_timeout_s=config.handshake_timeout_s
+            self._welcome,
+            Crowd(config.connections_per_address),
+            max_frame=largest_frame(config.limits),
+            handshake_timeout_s=config.handshake_timeout_s,
         )
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._started = time.monotonic()
@@ -93,7 +96,6 @@ class Node:
         max_frame = largest_frame(config.limits)
         doorman = self._doorman
         admission = Admission(config.credentials, self.problem)
-        crowd = Crowd(config.connections_per_address)
 
         def start(coroutine: Any, name: str) -> None:
             self._tasks.append(tasks.create_task(coroutine, name=name))
@@ -112,7 +114,7 @@ class Node:
         for agent, unix in sockets:
             start(doorman.serve_agent(unix, agent), f"agents on {Path(unix.getsockname()).name}")
         for sock in self._sockets:
-            start(doorman.serve_tcp(sock, lambda: server_tls, admission, crowd), f"listener on {_name(sock)}")
+            start(doorman.serve_peers(sock, lambda: server_tls, admission), f"listener on {_name(sock)}")
         for peer in config.peers.values():
             if peer.dial:
                 token = config.credentials.dial[peer.name]
@@ -123,10 +125,10 @@ class Node:
         """Say goodbye to the peers, then end all tasks."""
         for link in list(self.hub.links.values()):
             link.leave("the node stops")
+        await self._doorman.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._doorman.close()
 
     def problem(self) -> str:
         """Why the node is not ready, or nothing."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 _BASE = 0.1
 _CAP = 2.0
 _ATTEMPT_WITHIN = 2.5
+_STEADY = 5.0
 
 _random = random.SystemRandom().random
 
@@ -53,7 +55,9 @@ class Dialer:
         """For ever: dial, serve the link, wait a little."""
         attempt = 0
         while True:
-            if await self._dial():
+            dialled = time.monotonic()
+            # A link that ends as soon as it is greeted is no success: whatever ended it will again.
+            if await self._dial() and time.monotonic() - dialled > _STEADY:
                 attempt = 0
             await asyncio.sleep(full_jitter(attempt, base=_BASE, cap=_CAP, random=_random()))
             attempt += 1
@@ -73,7 +77,8 @@ class Dialer:
                 create_connection=ClientWire,
                 **cast(dict[str, Any], SETTINGS),
             )
-        except (OSError, TimeoutError, InvalidHandshake, InvalidURI, EOFError) as error:
+        except (OSError, TimeoutError, InvalidHandshake, InvalidURI, EOFError, ValueError) as error:
+            # ValueError: a name that can't be one, such as a..b, comes out of the resolver as UnicodeError.
             why = _why(error)
             self._log.warning(why, f"can't link to {self._peer} ({self._url}): {why}")
             return False

@@ -12,7 +12,9 @@ from typing import Protocol
 
 from trishula.node import queries
 from trishula.node.config import Config
+from trishula.node.database import StoreError
 from trishula.node.links import LinkWire
+from trishula.node.logs import Bounded
 from trishula.node.store import Store
 from trishula.node.wire import now
 from trishula.protocol import effects, frames
@@ -23,6 +25,8 @@ from trishula.protocol.message import Message
 from trishula.protocol.records import Entry, Progress, Result
 
 log = logging.getLogger(__name__)
+
+_READ_AGAIN_AFTER = 1.0
 
 
 class Submitter(Protocol):
@@ -78,6 +82,7 @@ class Hub:
         self._filer = filer
         self._listeners: dict[str, set[Listener]] = defaultdict(set)
         self._last_link = LOOPBACK
+        self._warnings = Bounded(log)
         self._timer: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()
 
@@ -145,7 +150,13 @@ class Hub:
         task.add_done_callback(_raise_if_failed)
 
     async def _load_and_hand_over(self, effect: effects.Load) -> None:
-        rows, complete = await self._store.read(partial(queries.pending, node=self._config.node, load=effect))
+        while True:
+            try:
+                rows, complete = await self._store.read(partial(queries.pending, node=self._config.node, load=effect))
+                break
+            except StoreError as error:
+                log.warning("mail for %s waits: %s", effect.dest, error)
+                await asyncio.sleep(_READ_AGAIN_AFTER)
         self._carry_out(self.engine.loaded(now(), effect.dest, rows, urgent=effect.urgent, complete=complete))
 
     # ------------------------------------------------------------ effects
@@ -176,7 +187,7 @@ class Hub:
                     if link in self.links:
                         self.links[link].hang_up(code, reason)
                 case effects.Warn(text):
-                    log.warning("%s", text)
+                    self._warnings.warning(text)
         self._set_timer()
 
     def _set_timer(self) -> None:

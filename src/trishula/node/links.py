@@ -13,9 +13,22 @@ from websockets.frames import CloseCode
 from trishula.node.wire import Wire, now, short_reason
 from trishula.protocol import frames
 from trishula.protocol.frames import Introduction
-from trishula.protocol.link import CLOSE_SILENT, PING_EVERY, Hangup, Heard, Link, LinkEvent, Opened, Side, Transmit
+from trishula.protocol.link import (
+    CLOSE_POLICY,
+    CLOSE_SILENT,
+    PING_EVERY,
+    Hangup,
+    Heard,
+    Link,
+    LinkEvent,
+    Opened,
+    Side,
+    Transmit,
+)
 
 log = logging.getLogger(__name__)
+
+_MOST_UNSENT = 64 * 1024 * 1024
 
 
 class LinkOwner(Protocol):
@@ -69,7 +82,13 @@ class LinkWire:
                 await asyncio.wait([self._closing])
 
     def transmit(self, frame: frames.Frame) -> None:
-        """Send without waiting. The windows of the engine bound what may pile up here."""
+        """Send without waiting. The windows of the engine bound the mail that may pile up here.
+
+        A peer that makes us talk and does not listen loses its link.
+        """
+        if self._wire.transport.get_write_buffer_size() > _MOST_UNSENT:
+            self.hang_up(CLOSE_POLICY, "it does not read what it asks for")
+            return
         if not self._wire.transport.is_closing():
             broadcast([self._wire], frames.encode(frame), text=True)
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import grp
 import logging
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +23,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from trishula.node.admission import Admission, Crowd
+from trishula.node.checks import group_id
 from trishula.node.credentials import Identity
 from trishula.node.logs import Sparing
 from trishula.node.wire import CLOSE_WITHIN, SETTINGS, ServerWire
@@ -32,8 +32,10 @@ from trishula.protocol.errors import ConfigError
 log = logging.getLogger(__name__)
 
 Handler = Callable[[ServerWire, Identity], Awaitable[None]]
+Admit = Callable[[ServerConnection, Request], Identity | Response]
 
 _ACCEPT_PAUSE = 0.5
+_AGENT_PING = 20.0
 _BACKLOG = 512
 
 
@@ -51,21 +53,61 @@ class _Serving:
 class Doorman:
     """Accepts connections and gives those that may enter to `handler`, which must not raise."""
 
-    def __init__(self, handler: Handler, *, max_frame: int, handshake_timeout_s: float) -> None:
+    def __init__(self, handler: Handler, crowd: Crowd, *, max_frame: int, handshake_timeout_s: float) -> None:
         self._handler = handler
+        self._crowd = crowd
         self._max_frame = max_frame
         self._timeout = handshake_timeout_s
         self._log = Sparing(log)
         self._open: set[ServerWire] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
 
-    async def serve_tcp(
-        self, sock: socket.socket, context: Callable[[], ssl.SSLContext], admission: Admission, crowd: Crowd
+    async def serve_peers(
+        self, sock: socket.socket, context: Callable[[], ssl.SSLContext], admission: Admission
     ) -> None:
         """Accept on the mesh port for ever. `context` gives the TLS context for the next connection."""
+
+        async def enter(connection: socket.socket, address: str) -> None:
+            def admit(wire: ServerConnection, request: Request) -> Identity | Response:
+                return admission.admit(wire, request, address)
+
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._enter(connection, address, admit, context())
+
+        await self._accept(sock, enter, lambda peer: str(peer[0]))
+
+    async def serve_agent(self, sock: socket.socket, agent: str) -> None:
+        """Accept `agent` on a Unix socket for ever: who may open the socket is the agent."""
+        identity = Identity(agent=agent)
+        path = Path(sock.getsockname())
+
+        async def enter(connection: socket.socket, address: str) -> None:
+            await self._enter(connection, address, lambda _, __: identity, None)
+
+        try:
+            await self._accept(sock, enter, lambda _: path.name)
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    async def close(self) -> None:
+        """Let nobody in any more, and send everybody home who is."""
+        self._closing = True
+        for task in [asyncio.create_task(wire.close(CloseCode.GOING_AWAY, "the node stops")) for wire in self._open]:
+            await task
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_WITHIN)
+
+    async def _accept(
+        self,
+        sock: socket.socket,
+        enter: Callable[[socket.socket, str], Coroutine[Any, Any, None]],
+        address_of: Callable[[Any], str],
+    ) -> None:
         loop = asyncio.get_running_loop()
         with sock:
-            async with asyncio.TaskGroup() as handshakes:
+            async with asyncio.TaskGroup() as entering:
                 while True:
                     try:
                         connection, peer = await loop.sock_accept(sock)
@@ -74,59 +116,28 @@ class Doorman:
                         self._log.warning("accept", f"could not accept a connection: {error}")
                         await asyncio.sleep(_ACCEPT_PAUSE)
                         continue
-                    address = str(peer[0])
-                    if not crowd.enter(address):
+                    address = address_of(peer)
+                    if self._closing or not self._crowd.enter(address):
                         self._log.warning(f"{address} crowd", f"turned away {address}: too many connections from there")
                         connection.close()
                         continue
-                    handshakes.create_task(self._shake_hands(connection, address, context(), admission, crowd))
+                    entering.create_task(enter(connection, address))
 
-    async def _shake_hands(
-        self, sock: socket.socket, address: str, context: ssl.SSLContext, admission: Admission, crowd: Crowd
-    ) -> None:
-        def admit(connection: ServerConnection, request: Request) -> Identity | Response:
-            return admission.admit(connection, request, address)
-
+    async def _enter(self, sock: socket.socket, address: str, admit: Admit, context: ssl.SSLContext | None) -> None:
         async def serve(connection: ServerConnection) -> None:
             try:
                 await self._serve(cast(ServerWire, connection), admit, address)
             finally:
-                crowd.leave(address)
+                self._crowd.leave(address)
 
+        tls: dict[str, Any] = {}
+        if context is not None:
+            tls = {"ssl": context, "ssl_handshake_timeout": self._timeout, "ssl_shutdown_timeout": CLOSE_WITHIN}
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await asyncio.get_running_loop().connect_accepted_socket(
-                self._factory(serve), sock, ssl=context, ssl_handshake_timeout=self._timeout, ssl_shutdown_timeout=1
-            )
+            await asyncio.get_running_loop().connect_accepted_socket(self._factory(serve), sock, **tls)
         except (OSError, TimeoutError) as error:
-            crowd.leave(address)
+            self._crowd.leave(address)
             self._log.warning(f"{address} tls", f"turned away {address}: no TLS handshake ({_why(error)})")
-
-    async def serve_agent(self, sock: socket.socket, agent: str) -> None:
-        """Accept `agent` on a Unix socket for ever: who may open the socket is the agent."""
-        identity = Identity(agent=agent)
-        path = Path(sock.getsockname())
-
-        async def serve(connection: ServerConnection) -> None:
-            await self._serve(cast(ServerWire, connection), lambda _, __: identity, f"a client of {path.name}")
-
-        try:
-            server = await asyncio.get_running_loop().create_unix_server(
-                self._factory(serve), sock=sock, backlog=_BACKLOG
-            )
-            async with server:
-                await server.serve_forever()
-        finally:
-            sock.close()
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-    async def close(self) -> None:
-        """Send everybody home who is still in."""
-        for task in [asyncio.create_task(wire.close(CloseCode.GOING_AWAY, "the node stops")) for wire in self._open]:
-            await task
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=CLOSE_WITHIN)
 
     def _factory(self, serve: Callable[[ServerConnection], Awaitable[None]]) -> Callable[[], ServerWire]:
         serving = _Serving(serve, self._tasks)
@@ -137,9 +148,7 @@ class Doorman:
 
         return make
 
-    async def _serve(
-        self, connection: ServerWire, admit: Callable[[ServerConnection, Request], Identity | Response], address: str
-    ) -> None:
+    async def _serve(self, connection: ServerWire, admit: Admit, address: str) -> None:
         """One connection from its upgrade request to its end. Never raises."""
         identity: Identity | None = None
         task = asyncio.current_task()
@@ -167,6 +176,10 @@ class Doorman:
                 self._log.warning(f"{address} http", f"turned away {address}: no WebSocket request ({why})")
             connection.transport.abort() if connection.request is None else connection.transport.close()
             return
+        if identity.agent is not None:
+            # Links have pings of their own; an agent that is frozen or gone must not keep its place.
+            connection.ping_interval = connection.ping_timeout = _AGENT_PING
+            connection.start_keepalive()
         self._open.add(connection)
         try:
             async with connection:
@@ -200,8 +213,9 @@ def agent_socket(path: Path, group: str | None) -> socket.socket:
         sock.bind(str(path))
         path.chmod(0o660)
         if group is not None:
-            os.chown(path, -1, _group_id(group))
+            os.chown(path, -1, group_id(group))
         sock.listen(_BACKLOG)
+        sock.setblocking(False)
     except OSError as error:
         sock.close()
         raise ConfigError(
@@ -211,15 +225,6 @@ def agent_socket(path: Path, group: str | None) -> socket.socket:
             fix="let the node's user own node.runtime_dir and be a member of the group",
         ) from None
     return sock
-
-
-def _group_id(name: str) -> int:
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise ConfigError(
-            f"there is no group {name!r}", key="agents.*.socket_group", value=name, fix="create it, or name another"
-        ) from None
 
 
 def _why(error: Exception) -> str:

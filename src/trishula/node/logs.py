@@ -55,3 +55,24 @@ class Sparing:
             self._said.clear()
         self._said[subject] = (now, 0)
         self._log.warning("%s%s", message, f" ({held_back} more like it since)" if held_back else "")
+
+
+class Bounded:
+    """Says up to `most` things in `every` seconds, then how many it held back: for what a peer can cause at will."""
+
+    def __init__(self, log: logging.Logger, most: int = 50, every: float = 10.0) -> None:
+        self._log = log
+        self._most = most
+        self._every = every
+        self._since = -every
+        self._said = 0
+
+    def warning(self, message: str) -> None:
+        now = time.monotonic()
+        if now - self._since >= self._every:
+            if self._said > self._most:
+                self._log.warning("%d more warnings were held back", self._said - self._most)
+            self._since, self._said = now, 0
+        self._said += 1
+        if self._said <= self._most:
+            self._log.warning("%s", message)

@@ -21,7 +21,6 @@ from pathlib import Path
 from trishula.node.database import StoreError
 from trishula.node.queries import FileDue, files_due, mark_projected
 from trishula.node.store import Store
-from trishula.protocol.errors import TrishulaError
 from trishula.protocol.message import digest_of
 
 BOXES = ("inbox", "outbox", "archive", "bounced", "receipts")
@@ -52,24 +51,40 @@ class Projector:
 
     async def run(self) -> None:
         """For ever: write what is due, in the order of its commits."""
-        again = True  # a run that was cut off may have written some of the first batch
+        loop = asyncio.get_running_loop()
+        again = True  # until all that a former run may have written is through
         stuck: set[str] = set()
+        retry_at = 0.0
         while True:
             self._due.clear()
-            while due := await self._store.read(partial(files_due, limit=_BATCH, without=stuck)):
-                stuck |= await self._write(due, again=again)
-                again = False
+            failed = await self._drain(stuck, again=again)
+            if failed and not stuck:
+                retry_at = loop.time() + _RETRY_AFTER
+            stuck |= failed
+            again = False
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_RETRY_AFTER if stuck else None):
+                async with asyncio.timeout_at(retry_at if stuck else None):
                     await self._due.wait()
-                    continue
-            again = True
-            stuck.clear()
+            if stuck and loop.time() >= retry_at:
+                again = True
+                stuck.clear()
 
-    async def _write(self, due: Sequence[FileDue], *, again: bool) -> set[str]:
+    async def _drain(self, stuck: set[str], *, again: bool) -> set[str]:
+        """Write all that is due, a batch at a time. Returns the agents whose files could not be written."""
+        written = await asyncio.to_thread(_Written, self._root, self._agents) if again else None
+        failed: set[str] = set()
+        try:
+            while due := await self._store.read(partial(files_due, limit=_BATCH, without=stuck | failed)):
+                failed |= await self._write(due, written)
+        except StoreError as error:
+            log.warning("mailbox files wait: %s", error)
+            failed.update(self._agents)
+        return failed
+
+    async def _write(self, due: Sequence[FileDue], former: _Written | None) -> set[str]:
         """Write a batch and mark what is on the disk. Returns the agents whose files could not be written."""
         try:
-            written, failed = await asyncio.to_thread(self._write_files, due, again=again)
+            written, failed = await asyncio.to_thread(self._write_files, due, former)
             await self._store.write(partial(mark_projected, due=written))
         except (OSError, StoreError) as error:
             failed = dict.fromkeys((file.agent for file in due), str(error))
@@ -77,15 +92,14 @@ class Projector:
             self._report(agent, failed.get(agent, ""))
         return set(failed)
 
-    def _write_files(self, due: Sequence[FileDue], *, again: bool) -> tuple[list[FileDue], dict[str, str]]:
-        found = _Written(self._root, {file.agent for file in due}) if again else None
+    def _write_files(self, due: Sequence[FileDue], former: _Written | None) -> tuple[list[FileDue], dict[str, str]]:
         written: list[FileDue] = []
         failed: dict[str, str] = {}
         for file in due:
             if file.agent in failed:
                 continue  # or its later mail would overtake
             try:
-                if found is None or not found.has(file):
+                if former is None or not former.has(file):
                     write_file(self._root / file.agent / file.box, file)
                 written.append(file)
             except OSError as error:
@@ -105,27 +119,22 @@ class Projector:
 def make_mailboxes(mailbox_dir: Path, agents: Iterable[str]) -> None:
     """The folders that are missing (a host without Ansible), and away with what a crash left half-written.
 
-    Raises `TrishulaError` where a folder can't be made or written.
+    A folder that can't be used is said in the log; its files wait, and those of the other agents don't.
     """
-    for agent in agents:
-        for box in BOXES:
-            folder = mailbox_dir / agent / box
-            try:
-                if not folder.is_dir():
-                    folder.mkdir(parents=True)
-                    # Only where we made it: on a managed host the setgid bit is Ansible's, and the unit may not set it.
-                    folder.chmod(0o2770)
-                for stale in folder.glob(f"{_TEMPORARY}*"):
+    for folder in (mailbox_dir / agent / box for agent in agents for box in BOXES):
+        try:
+            if not folder.is_dir():
+                folder.mkdir(parents=True)
+                # Only where we made it: on a managed host the setgid bit is Ansible's, and the unit may not set it.
+                folder.chmod(0o2770)
+            for stale in folder.glob(f"{_TEMPORARY}*"):
+                if stale.is_file() or stale.is_symlink():
                     stale.unlink()
-                if not os.access(folder, os.W_OK | os.X_OK):
-                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            except OSError as error:
-                raise TrishulaError(
-                    f"the mailbox folder {folder} can't be used: {error.strerror}",
-                    key="node.mailbox_dir",
-                    value=str(folder),
-                    fix="let the node's user own it, mode 2770, group of the agent's login",
-                ) from None
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            fix = "let the node's user own it, mode 2770, group of the agent's login"
+            log.error("the mailbox folder %s can't be used (%s): %s", folder, error.strerror, fix)  # noqa: TRY400
 
 
 def names(file: FileDue) -> Iterator[str]:
@@ -155,10 +164,13 @@ def write_file(folder: Path, file: FileDue) -> None:
     os.rename(temporary, target)  # noqa: PTH104 - see above
 
 
-def _free(path: str | Path, payload: bytes) -> bool:
+def _free(path: str, payload: bytes) -> bool:
     """Whether `path` is nobody's, or ours already."""
-    if not os.path.lexists(path):
-        return True
+    return not os.path.lexists(path) or _holds(path, payload)
+
+
+def _holds(path: str, payload: bytes) -> bool:
+    """Whether there is a file with exactly these bytes."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -174,18 +186,42 @@ class _Written:
     """What is in `inbox/`, `outbox/` and `archive/` already, found by content: the agent may have moved it."""
 
     def __init__(self, root: Path, agents: Iterable[str]) -> None:
-        self._by_size: dict[tuple[str, int], list[Path]] = defaultdict(list)
-        for agent in agents:
-            for box in ("inbox", "outbox", "archive"):
-                with contextlib.suppress(OSError), os.scandir(root / agent / box) as entries:
-                    for entry in entries:
-                        if entry.is_file(follow_symlinks=False) and not entry.name.startswith(_TEMPORARY):
-                            self._by_size[agent, entry.stat(follow_symlinks=False).st_size].append(Path(entry.path))
+        self._root = root
+        self._agents = tuple(agents)
+        self._scan()
 
     def has(self, file: FileDue) -> bool:
+        if self._find(file):
+            return True
+        if not self._vanished:
+            return False
+        self._scan()  # the agent is moving files just now: look where they are going
+        return self._find(file)
+
+    def _scan(self) -> None:
+        """The inbox before the archive, so that what is moved between them is seen at least once."""
+        self._by_size: dict[tuple[str, str, int], list[str]] = defaultdict(list)
+        self._vanished = False
+        for agent in self._agents:
+            for box in ("outbox", "inbox", "archive"):
+                with contextlib.suppress(OSError), os.scandir(self._root / agent / box) as entries:
+                    for entry in entries:
+                        self._note(agent, box, entry)
+
+    def _note(self, agent: str, box: str, entry: os.DirEntry[str]) -> None:
+        try:
+            if entry.is_file(follow_symlinks=False) and not entry.name.startswith(_TEMPORARY):
+                self._by_size[agent, box, entry.stat(follow_symlinks=False).st_size].append(entry.path)
+        except OSError:
+            self._vanished = True
+
+    def _find(self, file: FileDue) -> bool:
         boxes = ("outbox",) if file.box == "outbox" else ("inbox", "archive")
-        candidates = self._by_size.get((file.agent, len(file.payload)), [])
-        return any(path.parent.name in boxes and _free(path, file.payload) and path.exists() for path in candidates)
+        for path in (path for box in boxes for path in self._by_size.get((file.agent, box, len(file.payload)), ())):
+            if _holds(path, file.payload):
+                return True
+            self._vanished = self._vanished or not os.path.lexists(path)
+        return False
 
 
 def _sync(folder: Path) -> None:

@@ -45,6 +45,8 @@ class FileDue:
     taken: bool
 
 
+MOST_BYTES = 4 * 1024 * 1024
+
 _LETTER = "cursor, sender, id, recipient, origin, digest, route, at, payload"
 
 
@@ -66,14 +68,24 @@ def pending(db: sqlite3.Connection, node: str, load: Load) -> tuple[list[tuple[i
     return pending, len(pending) < load.limit
 
 
-def letters(db: sqlite3.Connection, agent: str, *, after: int, limit: int) -> list[Letter]:
-    """Unread messages of `agent` above the cursor `after`, in the order of arrival."""
+def letters(db: sqlite3.Connection, agent: str, *, after: int, limit: int) -> tuple[list[Letter], bool]:
+    """Unread messages of `agent` above the cursor `after`, in the order of arrival, and whether there may be more.
+
+    No more than `limit`, nor than fills `MOST_BYTES`: what is read is in memory at once.
+    """
     rows = db.execute(
         f"SELECT {_LETTER} FROM ledger WHERE recipient = ? AND outcome = 'delivered' AND cursor > ?"
         " ORDER BY cursor LIMIT ?",
         (agent, after, limit),
     )
-    return [Letter(*row) for row in rows]
+    found: list[Letter] = []
+    size = 0
+    for row in rows:
+        found.append(Letter(*row))
+        size += len(found[-1].payload)
+        if size >= MOST_BYTES:
+            return found, True
+    return found, len(found) == limit
 
 
 def letter(db: sqlite3.Connection, agent: str, message_id: str) -> Letter | None:
@@ -114,7 +126,7 @@ def files_due(db: sqlite3.Connection, *, limit: int, without: Collection[str] = 
         " ORDER BY l.cursor LIMIT ?",
         (left_out, limit),
     )
-    due = [FileDue("ledger", row[0], row[1], "inbox", *row[2:]) for row in inbox]
+    due = _fill(FileDue("ledger", row[0], row[1], "inbox", *row[2:]) for row in inbox)
     outbox = db.execute(
         "SELECT m.number, m.sender, m.id, m.payload, EXISTS (SELECT 1 FROM messages o WHERE"
         " o.sender = m.sender AND o.id = m.id COLLATE NOCASE AND o.number < m.number)"
@@ -122,7 +134,19 @@ def files_due(db: sqlite3.Connection, *, limit: int, without: Collection[str] = 
         " ORDER BY m.number LIMIT ?",
         (left_out, limit),
     )
-    return due + [FileDue("messages", row[0], row[1], "outbox", *row[1:]) for row in outbox]
+    return due + _fill(FileDue("messages", row[0], row[1], "outbox", *row[1:]) for row in outbox)
+
+
+def _fill(rows: Iterable[FileDue]) -> list[FileDue]:
+    """As many as fill `MOST_BYTES`, at least one."""
+    due: list[FileDue] = []
+    size = 0
+    for file in rows:
+        due.append(file)
+        size += len(file.payload)
+        if size >= MOST_BYTES:
+            break
+    return due
 
 
 def mark_projected(db: sqlite3.Connection, due: Sequence[FileDue]) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from websockets.exceptions import ConnectionClosed
 
 from trishula.node import queries
+from trishula.node.database import StoreError
 from trishula.node.hub import Hub
 from trishula.node.store import Store
 from trishula.node.wire import ServerWire, now, short_reason
@@ -34,6 +35,9 @@ _MOST_OPEN = 1024
 _MOST_WATCHED = 100_000
 """Messages of one connection whose outcomes it is still told of; the oldest make room."""
 _PER_READ = 256
+_MOST_UNHEARD = 16
+_LISTEN_CHECK = 0.05
+_READ_AGAIN_AFTER = 1.0
 
 
 class Node(Protocol):
@@ -82,6 +86,7 @@ class Session:
         self._meanwhile: list[Progress] | None = None
         """What settles while the store is read for `Outcomes`: too late for the reading, too early to be watched."""
         self._mail = asyncio.Event()
+        self._mail.set()
         self._pump: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -170,6 +175,9 @@ class Session:
             self._replies.put_nowait(await answer())
         except TrishulaError as error:
             self._fail(ref, error)
+        # An agent that asks and does not listen is not read from any more.
+        while self._replies.qsize() > _MOST_UNHEARD:  # noqa: ASYNC110 - rare, and the queue has no event for it
+            await asyncio.sleep(_LISTEN_CHECK)
 
     async def _outcomes(self, request: agent_frames.Outcomes) -> frames.Frame:
         self._meanwhile = meanwhile = list[Progress]()
@@ -186,11 +194,12 @@ class Session:
         return agent_frames.Stored(request.ref, request.id, digest, [_outcome(row) for row in progress])
 
     async def _inbox(self, request: agent_frames.Inbox) -> frames.Frame:
-        letters = await self._node.store.read(
-            lambda db: queries.letters(db, self.agent, after=request.after, limit=request.limit + 1)
+        letters, more = await self._node.store.read(
+            partial(queries.letters, agent=self.agent, after=request.after, limit=request.limit + 1)
         )
+        more = more or len(letters) > request.limit
         messages = [_summary(letter) for letter in letters[: request.limit]]
-        return agent_frames.Data(request.ref, {"messages": messages, "more": len(letters) > request.limit})
+        return agent_frames.Data(request.ref, {"messages": messages, "more": more})
 
     async def _show(self, request: agent_frames.Show) -> frames.Frame:
         letter = await self._node.store.read(lambda db: queries.letter(db, self.agent, request.id))
@@ -256,18 +265,22 @@ class Session:
     async def _deliver(self, after: int) -> None:
         """Send what has arrived. The store is the queue, the cursor our place in it, the socket the back-pressure."""
         with contextlib.suppress(ConnectionClosed):
+            more = False
             while True:
-                self._mail.clear()
-                while letters := await self._node.store.read(
-                    partial(queries.letters, agent=self.agent, after=after, limit=_PER_READ)
-                ):
-                    for letter in letters:
-                        arrival = agent_frames.Arrival(
-                            letter.cursor, _arrival_meta(letter), msgspec.Raw(letter.payload[:-1])
-                        )
-                        await self._wire.send(frames.encode(arrival), text=True)
-                        after = letter.cursor
-                await self._mail.wait()
+                if not more:
+                    await self._mail.wait()
+                    self._mail.clear()
+                try:
+                    letters, more = await self._node.store.read(
+                        partial(queries.letters, agent=self.agent, after=after, limit=_PER_READ)
+                    )
+                except StoreError:
+                    more = True
+                    await asyncio.sleep(_READ_AGAIN_AFTER)
+                    continue
+                for letter in letters:
+                    await self._wire.send(frames.encode(_arrival(letter)), text=True)
+                    after = letter.cursor
 
 
 def _is_last(progress: Progress) -> bool:

@@ -102,8 +102,13 @@ class Store:
         return await future
 
     async def read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run `work` in the reader thread: it sees all that is committed."""
-        return await self._loop.run_in_executor(self._reader, work, self._reader_db)
+        """Run `work` in the reader thread: it sees all that is committed. Raises `StoreError` for what may pass."""
+        try:
+            return await self._loop.run_in_executor(self._reader, work, self._reader_db)
+        except sqlite3.Error as error:
+            if not _may_pass(error):
+                raise
+            raise StoreError(f"the store can't be read now: {error}", fix="see the disk of this host") from None
 
     # ------------------------------------------------------------ the writer's thread
 
@@ -143,7 +148,7 @@ class Store:
         except sqlite3.Error as error:
             if db.in_transaction:
                 db.execute("ROLLBACK")
-            if not getattr(error, "sqlite_errorname", "").startswith(_TRANSIENT):
+            if not _may_pass(error):
                 raise
             self._on_loop(self._fail, group, error)
         else:
@@ -183,6 +188,10 @@ class Store:
     def _break(self, error: BaseException) -> None:
         if not self.broken.done():
             self.broken.set_exception(error)
+
+
+def _may_pass(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith(_TRANSIENT)
 
 
 def _lock(path: Path) -> int:

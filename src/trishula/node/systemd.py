@@ -5,8 +5,11 @@ Protocol: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3).
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+
+log = logging.getLogger(__name__)
 
 _FIRST_FD = 3
 
@@ -18,9 +21,13 @@ def notify(state: str) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        sock.connect(address)
-        sock.sendall(state.encode())
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.connect(address)
+            sock.sendall(state.encode())
+    except OSError as error:
+        # Out of file descriptors, say: no reason to end what works. If it lasts, the watchdog will.
+        log.warning("could not tell systemd %s: %s", state.partition("=")[0], error)
 
 
 def inherited_sockets() -> list[socket.socket]:
