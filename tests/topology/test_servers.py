@@ -44,6 +44,9 @@ def test_a_stranger_without_a_token_is_turned_away_before_the_upgrade(node: Node
     for other in others:
         said = other.python(REQUEST, node.name, node.port, f"{TLS}/ca.crt", *UPGRADE)
         assert said == "TLSv1.3 b'HTTP/1.1 401 Unauthorized'"
+        address = node.host.addr(other.name).ipv4_addresses[0]
+        journal = node.output("journalctl --output cat --unit trishula-node.service").decode()
+        assert f"{address}: no token" in journal
 
 
 def test_a_stranger_with_a_wrong_token_is_turned_away(node: Node, others: list[Node]) -> None:
