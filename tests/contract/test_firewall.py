@@ -1,8 +1,10 @@
-"""Who listens, and whom a firewall that denies by default would cut off."""
+"""What ufw is told, who listens, and whom a firewall that denies by default would cut off."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import pytest
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -61,3 +63,49 @@ def test_what_the_operator_let_in_before_is_not_cut_off(firewall: ModuleType) ->
 ### tuple ### allow tcp 8765 0.0.0.0/0 any 0.0.0.0/0 out
 """
     assert ports(firewall.cut_off(SS, [], rules)) == ["8765/tcp", "51820/udp"]
+
+
+# As `ufw show added` of Debian 12 prints them: a rule in other words would be added and taken back by turns.
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("203.0.113.5", "203.0.113.5"),
+        ("203.0.113.5/32", "203.0.113.5"),
+        ("203.0.113.5/24", "203.0.113.0/24"),
+        ("203.0.113.0/255.255.255.0", "203.0.113.0/24"),
+        ("2001:DB8:0:0::7", "2001:db8::7"),
+        ("2001:DB8::7/128", "2001:db8::7"),
+        ("2001:DB8::1/32", "2001:db8::/32"),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.1"),
+    ],
+)
+def test_where_from_is_said_in_the_words_of_ufw(firewall: ModuleType, source: str, shown: str) -> None:
+    allow = [{"port": 443, "from": source}]
+    assert firewall.mistakes(allow) == []
+    assert firewall.rules(allow, [], []) == [f"allow from {shown} to any port 443 proto tcp comment 'trishula: extra'"]
+
+
+def test_a_port_that_is_named_twice_is_one_rule(firewall: ModuleType) -> None:
+    allow = [{"port": "22", "comment": "mine"}, {"port": "60000:61000", "proto": "udp"}]
+    assert firewall.rules(allow, [22], []) == [
+        "allow 22/tcp comment 'trishula: ssh'",
+        "allow 60000:61000/udp comment 'trishula: extra'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("extra", "mistake"),
+    [
+        ({"port": 443, "comment": "the cat's"}, "the comment of port 443 has an apostrophe"),
+        ({"port": 443, "comment": "two\nlines"}, "the comment of port 443 has an apostrophe or a line break"),
+        ({"port": 443, "from": "example.org"}, "'example.org' is no address or network"),
+        ({"port": 443, "from": "0.0.0.0/0"}, "'0.0.0.0/0' is everybody: leave 'from' out"),
+        ({"port": 443, "from": "::/0"}, "'::/0' is everybody"),
+        ({"port": "80,443"}, "'80,443' is no port"),
+        ({"port": "0443"}, "'0443' is no port"),
+        ({"port": "https"}, "'https' is no port"),
+    ],
+)
+def test_what_ufw_would_take_otherwise_is_refused(firewall: ModuleType, extra: dict[str, object], mistake: str) -> None:
+    [said] = firewall.mistakes([{"port": 80}, extra])
+    assert mistake in said

@@ -95,3 +95,11 @@ def test_an_inventory_that_makes_no_mesh_is_refused(
     tmp_path: Path, hosts: dict[str, dict[str, Any]], what_to_do: str
 ) -> None:
     assert what_to_do in preflight(tmp_path, hosts)
+
+
+def test_a_rule_that_ufw_would_not_take_is_refused_before_anything_is_changed(tmp_path: Path) -> None:
+    allow = [{"port": "443", "comment": "the cat's"}, {"port": "80", "from": "example.org"}]
+    who = '$(test "$1" = -u && echo 0 || echo root)'
+    said = preflight(tmp_path, {"mac": lives("mac", trishula_firewall_allow=allow)}, id=who)
+    assert "In trishula_firewall_allow of mac: the comment of port 443 has an apostrophe" in said
+    assert "'example.org' is no address or network" in said

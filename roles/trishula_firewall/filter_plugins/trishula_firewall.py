@@ -1,4 +1,4 @@
-"""Whom a firewall that denies by default would cut off.
+"""What ufw is told, and whom a firewall that denies by default would cut off.
 
 ``ss -Hltunp`` says who listens, the ``### tuple ###`` lines of ufw's user.rules say what the operator allowed before us
 (they name ports even where the rule names an application).
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 
 # proto, state, two queues, where, from whom; and the process, where ss can tell.
 LISTENING = re.compile(
@@ -17,6 +18,60 @@ LISTENING = re.compile(
 
 # ufw's own before.rules let these in: DHCP's answers, multicast DNS and UPnP.
 UFW_LETS_IN = ("68/udp", "546/udp", "5353/udp", "1900/udp")
+
+PORTS = re.compile(r"[1-9]\d{0,4}(:[1-9]\d{0,4})?")
+
+
+def rules(allow: list[dict], ssh_ports: list[int], mesh_ports: list[int]) -> list[str]:
+    """All that ufw shall allow, ssh first, each rule once and as ``ufw show added`` prints it."""
+    told: dict[str, str] = {}
+    for port in ssh_ports:
+        told.setdefault(f"allow {port}/tcp", "ssh")
+    for port in mesh_ports:
+        told.setdefault(f"allow {port}/tcp", "mesh")
+    for extra in allow:
+        told.setdefault(_rule(extra), extra.get("comment", "extra"))
+    return [f"{rule} comment 'trishula: {comment}'" for rule, comment in told.items()]
+
+
+def mistakes(allow: list[dict]) -> list[str]:
+    """What ufw would not take, or would show in other words than it was told: a rule that each run removes."""
+    found = []
+    for extra in allow:
+        try:
+            _rule(extra)
+        except ValueError as mistake:
+            found.append(str(mistake))
+    return found
+
+
+def _rule(extra: dict) -> str:
+    port, proto, source, comment = (
+        str(extra.get(key, default))
+        for key, default in (("port", ""), ("proto", "tcp"), ("from", "any"), ("comment", ""))
+    )
+    if not PORTS.fullmatch(port):
+        raise ValueError(f"'{port}' is no port: one number, or a range such as 60000:61000")
+    if "'" in comment or not comment.isprintable():
+        raise ValueError(f"the comment of port {port} has an apostrophe or a line break, which ufw takes none of")
+    return (
+        f"allow {port}/{proto}" if source == "any" else f"allow from {_source(source)} to any port {port} proto {proto}"
+    )
+
+
+def _source(text: str) -> str:
+    """An address or a network in ufw's own words: no host bits, no mask of a single address, IPv6 in small letters."""
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(
+            f"'{text}' is no address or network such as 203.0.113.5, 203.0.113.0/24 or 2001:db8::/32"
+        ) from None
+    if network.prefixlen == 0:
+        raise ValueError(f"'{text}' is everybody: leave 'from' out")
+    family = socket.AF_INET if network.version == 4 else socket.AF_INET6  # noqa: PLR2004 - the version of IP
+    address = socket.inet_ntop(family, network.network_address.packed)
+    return address if network.num_addresses == 1 else f"{address}/{network.prefixlen}"
 
 
 def listeners(ss: str) -> list[dict]:
@@ -73,8 +128,13 @@ def _tuple(line: str) -> list[tuple[int, int, str]]:
 
 
 class FilterModule:
-    """``ss | trishula_listeners`` and ``ss | trishula_cut_off(named, rules)``."""
+    """``ss | trishula_listeners``, ``allow | trishula_rules(ssh_ports, mesh_ports)`` and their likes."""
 
     def filters(self) -> dict:
         """As Ansible asks for them."""
-        return {"trishula_listeners": listeners, "trishula_cut_off": cut_off}
+        return {
+            "trishula_rules": rules,
+            "trishula_rule_mistakes": mistakes,
+            "trishula_listeners": listeners,
+            "trishula_cut_off": cut_off,
+        }
