@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -61,6 +62,32 @@ def site(request: pytest.FixtureRequest) -> Site:
 @pytest.fixture(params=ROLES, ids=lambda role: role.name)
 def role(request: pytest.FixtureRequest) -> Path:
     return request.param
+
+
+def run_role(
+    folder: Path, role: str, entry: str, hosts: dict[str, dict[str, Any]], *options: str
+) -> subprocess.CompletedProcess[str]:
+    """Run one entry point of a role for real, on hosts that are all this machine and differ by their variables."""
+    here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    inventory = folder / "hosts.yml"
+    inventory.write_text(yaml.safe_dump({"all": {"hosts": {host: here | facts for host, facts in hosts.items()}}}))
+    tasks = [{"ansible.builtin.import_role": {"name": role, "tasks_from": entry}}]
+    playbook = folder / "playbook.yml"
+    playbook.write_text(yaml.safe_dump([{"hosts": "all", "gather_subset": ["!all", "min"], "tasks": tasks}]))
+    return subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", inventory, playbook, *options],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
+            "ANSIBLE_LOCAL_TEMP": str(folder / "tmp"),
+            "COLUMNS": "1000",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def load(path: Path) -> Any:

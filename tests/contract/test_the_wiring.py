@@ -100,6 +100,11 @@ def test_ssh_comes_first_and_extra_rules_are_as_ufw_prints_them(site: Site) -> N
     ]
 
 
+def test_no_mesh_ca_is_made_before_every_host_was_asked(site: Site) -> None:
+    for host in site.hosts:
+        assert set(site.argument(host, "trishula_tls_nodes")) == set(site.hosts)
+
+
 def test_an_address_of_ipv6_is_dialled_in_brackets(site: Site) -> None:
     told = site.rendered_with(trishula_address="2001:db8::7")
     # `-e` holds for this host's own view; what peers see is their own facts, which it also sets.
