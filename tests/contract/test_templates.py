@@ -93,6 +93,11 @@ def test_the_service_runs_what_the_role_links(site: Site) -> None:
         ]
 
 
+def test_one_agent_cannot_take_all_the_connections_that_the_service_may_have(site: Site) -> None:
+    for host in site.hosts:
+        assert "LimitNOFILE=65536\n" in site.rendered(host, "trishula-node.service")
+
+
 def test_the_service_is_a_member_of_its_agents_groups(site: Site) -> None:
     assert "SupplementaryGroups=openclaw dhyana\n" in site.rendered("mac", "trishula-node.service")
     assert "SupplementaryGroups=openclaw\n" in site.rendered("agni", "trishula-node.service")

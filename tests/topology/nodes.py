@@ -19,6 +19,7 @@ SERVICE = "trishula-node.service"
 CONFIG = "/etc/trishula/node.toml"
 CREDENTIALS = "/etc/trishula/credentials"
 TLS = "/etc/trishula/tls"
+INSTALL = "/opt/trishula"
 MAILBOXES = "/var/lib/trishula/mailboxes"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import ipaddress
 import json
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from topology.nodes import CONFIG, CREDENTIALS, MAILBOXES, SERVICE, TLS
+from topology.nodes import CONFIG, CREDENTIALS, INSTALL, MAILBOXES, SERVICE, TLS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +74,29 @@ def test_the_process_has_no_privilege_and_no_way_to_one(node: Node) -> None:
     assert [int(status[f"Cap{which}"], 16) for which in ("Inh", "Prm", "Eff", "Bnd", "Amb")] == [0] * 5
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
+
+
+# ── The release ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_it_runs_a_whole_release_that_is_named_by_what_is_in_it(node: Node) -> None:
+    locked = hashlib.sha256(node.read(f"{INSTALL}/current/requirements.txt")).hexdigest()
+    release = f"releases/{node.status()['version']}-{locked[:12]}"
+    assert node.host.file(f"{INSTALL}/current").linked_to == f"{INSTALL}/{release}"
+    started = node.read(f"/proc/{node.pid}/cmdline").decode().split("\0")[0]
+    assert started.startswith(f"{INSTALL}/{release}/bin/python")
+
+
+def test_there_is_one_release_to_go_back_to_at_most(node: Node) -> None:
+    releases = node.host.file(f"{INSTALL}/releases").listdir()
+    assert 1 <= len(releases) <= 2
+    for release in releases:
+        assert node.host.file(f"{INSTALL}/releases/{release}/requirements.txt").is_file
+
+
+def test_an_operator_can_ask_whether_the_node_could_start(node: Node) -> None:
+    run = node.run("trishula", "node", "check", "--config", CONFIG)
+    assert run.rc == 0, run.stdout + run.stderr
 
 
 # ── Secrets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
