@@ -171,15 +171,17 @@ def _free(path: str, payload: bytes) -> bool:
 
 def _holds(path: str, payload: bytes) -> bool:
     """Whether there is a file with exactly these bytes."""
+    return _content(path, len(payload)) == payload
+
+
+def _content(path: str, size: int) -> bytes | None:
+    """The bytes of a file, one more than `size` at most; None for what is gone, or no file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as stream:  # noqa: PTH123 - a descriptor, no path
+            return stream.read(size + 1)
     except OSError:
-        return False
-    with open(descriptor, "rb") as stream:  # noqa: PTH123 - a descriptor, no path
-        try:
-            return stream.read(len(payload) + 1) == payload
-        except OSError:
-            return False
+        return None
 
 
 class _Written:
@@ -201,6 +203,7 @@ class _Written:
     def _scan(self) -> None:
         """The inbox before the archive, so that what is moved between them is seen at least once."""
         self._by_size: dict[tuple[str, str, int], list[str]] = defaultdict(list)
+        self._contents: dict[tuple[str, str, int], dict[str, str]] = {}
         self._vanished = False
         for agent in self._agents:
             for box in ("outbox", "inbox", "archive"):
@@ -216,12 +219,27 @@ class _Written:
             self._vanished = True
 
     def _find(self, file: FileDue) -> bool:
-        boxes = ("outbox",) if file.box == "outbox" else ("inbox", "archive")
-        for path in (path for box in boxes for path in self._by_size.get((file.agent, box, len(file.payload)), ())):
-            if _holds(path, file.payload):
+        digest = digest_of(file.payload)
+        for box in ("outbox",) if file.box == "outbox" else ("inbox", "archive"):
+            path = self._read(file.agent, box, len(file.payload)).get(digest)
+            if path is not None and os.path.lexists(path):
                 return True
-            self._vanished = self._vanished or not os.path.lexists(path)
+            self._vanished = self._vanished or path is not None
         return False
+
+    def _read(self, agent: str, box: str, size: int) -> dict[str, str]:
+        """The files of one size by their digest. Each is read once: thousands may have the same size."""
+        group = agent, box, size
+        if group not in self._contents:
+            contents: dict[str, str] = {}
+            for path in self._by_size.get(group, ()):
+                content = _content(path, size)
+                if content is None:
+                    self._vanished = True
+                else:
+                    contents[digest_of(content)] = path
+            self._contents[group] = contents
+        return self._contents[group]
 
 
 def _sync(folder: Path) -> None:
