@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from trishula.node.database import SqlRows
 from trishula.protocol.effects import Load
@@ -45,6 +46,8 @@ class FileDue:
     taken: bool
 
 
+_T = TypeVar("_T")
+
 MOST_BYTES = 4 * 1024 * 1024
 
 _LETTER = "cursor, sender, id, recipient, origin, digest, route, at, payload"
@@ -58,14 +61,9 @@ def pending(db: sqlite3.Connection, node: str, load: Load) -> tuple[list[tuple[i
         " WHERE o.dest = ? AND o.urgent = ? AND o.seq > ? AND o.state = 'stored' ORDER BY o.seq LIMIT ?",
         (load.dest, load.urgent, load.after, load.limit),
     )
-    pending: list[tuple[int, Envelope]] = []
-    size = 0
-    for row in rows:
-        pending.append((row[0], Envelope(node, load.dest, Key(*row[1:4]), row[4], row[5], load.urgent)))
-        size += len(row[5])
-        if size >= load.size:
-            return pending, False
-    return pending, len(pending) < load.limit
+    envelopes = ((row[0], Envelope(node, load.dest, Key(*row[1:4]), row[4], row[5], load.urgent)) for row in rows)
+    found, full = _fill(envelopes, lambda row: row[1].payload, load.size)
+    return found, not full and len(found) < load.limit
 
 
 def letters(db: sqlite3.Connection, agent: str, *, after: int, limit: int) -> tuple[list[Letter], bool]:
@@ -78,14 +76,8 @@ def letters(db: sqlite3.Connection, agent: str, *, after: int, limit: int) -> tu
         " ORDER BY cursor LIMIT ?",
         (agent, after, limit),
     )
-    found: list[Letter] = []
-    size = 0
-    for row in rows:
-        found.append(Letter(*row))
-        size += len(found[-1].payload)
-        if size >= MOST_BYTES:
-            return found, True
-    return found, len(found) == limit
+    found, full = _fill((Letter(*row) for row in rows), lambda letter: letter.payload, MOST_BYTES)
+    return found, full or len(found) == limit
 
 
 def letter(db: sqlite3.Connection, agent: str, message_id: str) -> Letter | None:
@@ -126,7 +118,7 @@ def files_due(db: sqlite3.Connection, *, limit: int, without: Collection[str] = 
         " ORDER BY l.cursor LIMIT ?",
         (left_out, limit),
     )
-    due = _fill(FileDue("ledger", row[0], row[1], "inbox", *row[2:]) for row in inbox)
+    arrived = (FileDue("ledger", row[0], row[1], "inbox", *row[2:]) for row in inbox)
     outbox = db.execute(
         "SELECT m.number, m.sender, m.id, m.payload, EXISTS (SELECT 1 FROM messages o WHERE"
         " o.sender = m.sender AND o.id = m.id COLLATE NOCASE AND o.number < m.number)"
@@ -134,19 +126,20 @@ def files_due(db: sqlite3.Connection, *, limit: int, without: Collection[str] = 
         " ORDER BY m.number LIMIT ?",
         (left_out, limit),
     )
-    return due + _fill(FileDue("messages", row[0], row[1], "outbox", *row[1:]) for row in outbox)
+    outgoing = (FileDue("messages", row[0], row[1], "outbox", *row[1:]) for row in outbox)
+    return [file for box in (arrived, outgoing) for file in _fill(box, lambda file: file.payload, MOST_BYTES)[0]]
 
 
-def _fill(rows: Iterable[FileDue]) -> list[FileDue]:
-    """As many as fill `MOST_BYTES`, at least one."""
-    due: list[FileDue] = []
+def _fill(rows: Iterable[_T], payload_of: Callable[[_T], bytes], most: int) -> tuple[list[_T], bool]:
+    """As many rows as fill `most` bytes of payload, at least one, and whether they did."""
+    found: list[_T] = []
     size = 0
-    for file in rows:
-        due.append(file)
-        size += len(file.payload)
-        if size >= MOST_BYTES:
-            break
-    return due
+    for row in rows:
+        found.append(row)
+        size += len(payload_of(row))
+        if size >= most:
+            return found, True
+    return found, False
 
 
 def mark_projected(db: sqlite3.Connection, due: Sequence[FileDue]) -> None:
