@@ -224,6 +224,10 @@ def _limits(table: Table) -> Limits:
         default_ttl=default_ttl * 1000,
         max_ttl=max_ttl * 1000,
         max_skew=table.integer("max_skew_s", default.max_skew // 1000, 1, 3600) * 1000,
+        max_open=table.integer("max_open_per_agent", default.max_open, 1, 10_000_000),
+        max_unread=table.integer("max_unread_per_agent", default.max_unread, 1, 10_000_000),
+        max_store_bytes=table.integer("max_store_bytes", default.max_store_bytes, 1024 * 1024, 2**53),
+        max_held_bytes=table.integer("max_held_bytes", default.max_held_bytes, 0, 2**53),
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import ssl
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from trishula.node import logs, queries, systemd
 from trishula.node.admission import Admission, Crowd
 from trishula.node.config import Config
 from trishula.node.credentials import Identity
+from trishula.node.database import StoreError
 from trishula.node.dialer import Dialer
 from trishula.node.hub import Hub
 from trishula.node.links import LinkWire
@@ -25,11 +28,14 @@ from trishula.node.mailbox import Projector, make_mailboxes
 from trishula.node.sessions import Session
 from trishula.node.store import Store
 from trishula.node.tls import client_context, server_context
-from trishula.node.wire import ServerWire, largest_frame
+from trishula.node.wire import LARGEST_PEER_FRAME, ServerWire, largest_frame
+from trishula.protocol import frames
 from trishula.protocol.errors import TrishulaError
 from trishula.protocol.link import Side
 
 log = logging.getLogger(__name__)
+
+_PRESENCE_EVERY_S = 1.0
 
 SOFTWARE = f"trishula/{trishula.__version__}"
 
@@ -93,7 +99,6 @@ class Node:
     def start(self, tasks: asyncio.TaskGroup, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:
         """Start all tasks in `tasks`; any that fails stops the node."""
         config = self._config
-        max_frame = largest_frame(config.limits)
         doorman = self._doorman
         admission = Admission(config.credentials, self.problem)
 
@@ -106,6 +111,7 @@ class Node:
         start(_raise_from(self.store.broken), "store")
         start(self.filer.run(), "mailboxes")
         start(_feed_watchdog(), "watchdog")
+        start(self._tell_presence(), "presence")
         # All sockets before any task, and so before READY: what is said to run can be reached.
         sockets = [
             (agent, agent_socket(config.runtime_dir / f"{name}.sock", group))
@@ -118,7 +124,8 @@ class Node:
         for peer in config.peers.values():
             if peer.dial:
                 token = config.credentials.dial[peer.name]
-                dialer = Dialer(peer.name, peer.url, token, lambda: client_tls, self.hub, max_frame=max_frame)
+                dialer = Dialer(peer.name, peer.url, token, lambda: client_tls, self.hub, max_frame=LARGEST_PEER_FRAME)
+                self.hub.on_redial.append(dialer.redial)
                 start(dialer.run(), f"dialer to {peer.name}")
 
     async def stop(self) -> None:
@@ -174,6 +181,25 @@ class Node:
             ("node", default.name, default.socket_group),
             *((agent.name, agent.name, agent.socket_group) for agent in agents),
         ]
+
+    async def _tell_presence(self) -> None:
+        """Each second: how the agents here are, and whether the store has room."""
+        oldest: dict[str, int] = {}
+        while True:
+            with contextlib.suppress(StoreError):
+                oldest = await self.store.read(partial(queries.oldest_unread, agents=self._config.agents))
+            agents = {
+                agent: frames.Presence(self.hub.attached(agent) > 0, self.hub.engine.unread(agent), oldest.get(agent))
+                for agent in self._config.agents
+            }
+            self.hub.present(agents, storing=not self.store.problem, full=self._full())
+            await asyncio.sleep(_PRESENCE_EVERY_S)
+
+    def _full(self) -> str:
+        """Why the store takes nothing new, or nothing."""
+        limit = self.limits.max_store_bytes
+        used = self.store.size
+        return f"it has {used} bytes, the limit is {limit} (limits.max_store_bytes)" if used >= limit else ""
 
     async def _welcome(self, wire: ServerWire, identity: Identity) -> None:
         """Serve a connection that was let in."""

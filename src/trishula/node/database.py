@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import sys
 import uuid
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,17 @@ from trishula.protocol.envelope import Envelope, Key, State
 from trishula.protocol.errors import TrishulaError
 from trishula.protocol.message import Message
 from trishula.protocol.names import PROBE
-from trishula.protocol.records import Entry, Progress
+from trishula.protocol.records import Entry, Held, Hold, Progress, Pruned
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The number of the last step in `schema/`."""
 
 _PROGRESS = (
-    "seq, sender, id, recipient, dest, digest, expires_at, stored_at, state, reason, route, settled_at, latency_ms"
+    "seq, sender, id, recipient, dest, digest, expires_at, stored_at, state, reason, route, settled_at, latency_ms,"
+    " custodian"
 )
-_ENTRY = "sender, id, recipient, digest, origin, expires_at, outcome, reason, at, route"
+_ENTRY = "sender, id, recipient, digest, origin, expires_at, outcome, reason, at, route, read_at"
+_ENDED = "(outcome <> 'delivered' OR recipient = '.ping')"
 
 
 class StoreError(TrishulaError):
@@ -43,28 +48,45 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def prepare(path: Path, node: str) -> str:
-    """Make the store of `node` if there is none. Returns its incarnation. Raises `StoreError` for another's store."""
+    """Make the store of `node` if there is none, bring an older one up to date. Returns its incarnation.
+
+    Raises `StoreError` for another's store, and for one of a newer release.
+    """
     db = connect(path)
     try:
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            schema = resources.files("trishula.node").joinpath("schema.sql").read_text("utf-8")
-            # One transaction, so that a crash leaves a whole store or none.
-            db.executescript(f"BEGIN IMMEDIATE; {schema}")
-            db.executemany("INSERT INTO meta VALUES (?, ?)", [("node", node), ("incarnation", str(uuid.uuid4()))])
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            db.execute("COMMIT")
-        elif version != SCHEMA_VERSION:
+        if version > SCHEMA_VERSION:
             raise StoreError(
                 f"{path} has the format {version}, this release knows {SCHEMA_VERSION}",
                 fix="install the release that wrote it, or a newer one",
             )
+        for step in range(version + 1, SCHEMA_VERSION + 1):
+            schema = resources.files("trishula.node").joinpath(f"schema/{step}.sql").read_text("utf-8")
+            # One transaction a step, so that a crash leaves all of it or none.
+            db.executescript(f"BEGIN IMMEDIATE; {schema}")
+            if step == 1:
+                db.executemany("INSERT INTO meta VALUES (?, ?)", [("node", node), *_new_incarnation()])
+            db.execute(f"PRAGMA user_version = {step}")
+            db.execute("COMMIT")
         meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
         if meta["node"] != node:
             raise StoreError(f"{path} is the store of {meta['node']!r}, not of {node!r}", fix="check node.state_dir")
         return str(meta["incarnation"])
     finally:
         db.close()
+
+
+def used_bytes(db: sqlite3.Connection) -> int:
+    """Bytes of the file's pages that hold something."""
+    pages, free, size = (
+        int(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "freelist_count", "page_size")
+    )
+    return (pages - free) * size
+
+
+def _new_incarnation() -> list[tuple[str, str]]:
+    """Of a new or restored store: it does not know yet what the mailboxes hold (rule 14)."""
+    return [("incarnation", str(uuid.uuid4())), ("adopted", "0")]
 
 
 class SqlRows:
@@ -107,9 +129,13 @@ class SqlRows:
         return _progress(row) if row else None
 
     def set_progress(self, progress: Progress) -> None:
+        # A bounce is said in a file, and so is that it was none after all.
+        bounced = progress.state in (State.REFUSED, State.UNCONFIRMED)
         self._db.execute(
-            "UPDATE outgoing SET state = ?, reason = ?, route = ?, settled_at = ?, latency_ms = ? WHERE seq = ?",
+            "UPDATE outgoing SET notice = notice OR (sender <> '.ping' AND (? OR state = 'unconfirmed')),"
+            " state = ?, reason = ?, route = ?, settled_at = ?, latency_ms = ?, custodian = '' WHERE seq = ?",
             (
+                bounced,
                 progress.state.value,
                 progress.reason,
                 progress.route,
@@ -119,19 +145,59 @@ class SqlRows:
             ),
         )
 
+    def overdue(self, before: int, limit: int) -> Sequence[Progress]:
+        return self._progresses("state = 'stored' AND expires_at < ? ORDER BY expires_at LIMIT ?", before, limit)
+
+    def orphaned(self, nodes: Collection[str], limit: int) -> Sequence[Progress]:
+        return self._progresses(
+            "state = 'stored' AND dest NOT IN (SELECT value FROM json_each(?)) LIMIT ?", json.dumps([*nodes]), limit
+        )
+
+    def next_expiry(self) -> int | None:
+        row = self._db.execute("SELECT min(expires_at) FROM outgoing WHERE state = 'stored'").fetchone()
+        return None if row[0] is None else int(row[0])
+
+    def entrust(self, key: Key, custodian: str) -> None:
+        self._db.execute(
+            "UPDATE outgoing SET custodian = ? WHERE sender = ? AND id = ? AND recipient = ? AND state = 'stored'",
+            (custodian, *key),
+        )
+
+    def reclaim(self, custodians: Collection[str], dest: str | None) -> int:
+        return self._db.execute(
+            "UPDATE outgoing SET custodian = '' WHERE state = 'stored' AND custodian <> ''"
+            " AND (?1 IS NULL OR dest = ?1) AND (?2 = '[]' OR custodian IN (SELECT value FROM json_each(?2)))",
+            (dest, json.dumps([*custodians])),
+        ).rowcount
+
+    def newest(self, dest: str, limit: int) -> Sequence[Progress]:
+        return self._progresses(
+            "dest = ? AND state IN ('delivered', 'unconfirmed') AND sender <> '.ping' ORDER BY seq DESC LIMIT ?",
+            dest,
+            limit,
+        )
+
+    def open_counts(self) -> Mapping[str, int]:
+        return dict(
+            self._db.execute("SELECT sender, count(*) FROM outgoing WHERE state = 'stored' GROUP BY sender").fetchall()
+        )
+
     def entries(self, key: Key) -> tuple[Entry, ...]:
         rows = self._db.execute(
             f"SELECT {_ENTRY} FROM ledger WHERE sender = ? AND id = ? AND recipient = ? ORDER BY cursor", key
         )
-        return tuple(
-            Entry(Key(*row[:3]), row[3], row[4], row[5], State(row[6]), row[7], row[8], row[9])
-            for row in rows.fetchall()
-        )
+        return tuple(map(_entry, rows.fetchall()))
 
-    def add_entry(self, entry: Entry, envelope: Envelope) -> None:
-        taken = entry.outcome is State.DELIVERED
+    def received(self, agent: str, message_id: str) -> tuple[Entry, ...]:
+        rows = self._db.execute(
+            f"SELECT {_ENTRY} FROM ledger WHERE recipient = ? AND id = ? COLLATE NOCASE AND id = ? ORDER BY cursor",
+            (agent, message_id, message_id),
+        )
+        return tuple(map(_entry, rows.fetchall()))
+
+    def add_entry(self, entry: Entry, payload: bytes | None, file: str = "") -> None:
         self._db.execute(
-            f"INSERT INTO ledger ({_ENTRY}, payload, projected) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO ledger ({_ENTRY}, payload, projected, file) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 *entry.key,
                 entry.digest,
@@ -141,24 +207,97 @@ class SqlRows:
                 entry.reason,
                 entry.at,
                 entry.route,
-                envelope.payload if taken else None,
-                not taken or entry.key.to == PROBE,
+                entry.read_at,
+                payload,
+                payload is None or entry.key.to == PROBE or file != "",
+                file,
             ),
         )
 
+    def set_read(self, entry: Entry) -> None:
+        self._db.execute(
+            "UPDATE ledger SET outcome = 'read', read_at = ? WHERE sender = ? AND id = ? AND recipient = ?"
+            " AND digest = ?",
+            (entry.read_at, *entry.key, entry.digest),
+        )
+
+    def unread_counts(self) -> Mapping[str, int]:
+        return dict(
+            self._db.execute(
+                "SELECT recipient, count(*) FROM ledger WHERE outcome = 'delivered' AND recipient <> '.ping'"
+                " GROUP BY recipient"
+            ).fetchall()
+        )
+
+    def forgotten(self) -> int:
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'forgotten'").fetchone()
+        return int(row[0]) if row else 0
+
+    def hold(self, record: Hold) -> Held:
+        envelope, seal = record.envelope, record.seal
+        former = self._db.execute(
+            "SELECT length(payload) FROM held WHERE sender = ? AND id = ? AND recipient = ?", envelope.key
+        ).fetchone()
+        cursor = self._db.execute(
+            "INSERT OR REPLACE INTO held (origin, dest, sender, id, recipient, digest, urgent, expires_at, kid, mac,"
+            " payload, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                envelope.origin,
+                envelope.dest,
+                *envelope.key,
+                record.digest,
+                envelope.urgent,
+                envelope.expires_at,
+                seal.kid,
+                seal.mac,
+                envelope.payload,
+                record.at,
+            ),
+        )
+        assert cursor.lastrowid is not None
+        return Held(cursor.lastrowid, len(envelope.payload) - (former[0] if former else 0))
+
+    def drop(self, seqs: Collection[int]) -> None:
+        self._db.executemany("DELETE FROM held WHERE seq = ?", [(seq,) for seq in seqs])
+
+    def held_bytes(self) -> int:
+        return int(self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM held").fetchone()[0])
+
+    def prune(self, before: int, limit: int) -> Pruned:
+        db = self._db
+        entries = db.execute(
+            f"SELECT cursor, expires_at FROM ledger WHERE {_ENDED} AND expires_at < ? ORDER BY expires_at LIMIT ?",
+            (before, limit),
+        ).fetchall()
+        if entries:
+            db.executemany("DELETE FROM ledger WHERE cursor = ?", [(cursor,) for cursor, _ in entries])
+            forgotten = max(self.forgotten(), entries[-1][1])
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('forgotten', ?)", (str(forgotten),))
+        sent = db.execute(
+            "SELECT seq, sender, id FROM outgoing WHERE state <> 'stored' AND notice = 0 AND expires_at < ?"
+            " ORDER BY expires_at LIMIT ?",
+            (before, limit),
+        ).fetchall()
+        db.executemany("DELETE FROM outgoing WHERE seq = ?", [(row[0],) for row in sent])
+        db.executemany(
+            "DELETE FROM messages WHERE sender = ?1 AND id = ?2 AND projected = 1"
+            " AND NOT EXISTS (SELECT 1 FROM outgoing WHERE sender = ?1 AND id = ?2)",
+            {(sender, message_id) for _, sender, message_id in sent},
+        )
+        held = db.execute(
+            "SELECT seq, length(payload) FROM held WHERE expires_at < ? LIMIT ?", (before, limit)
+        ).fetchall()
+        self.drop([seq for seq, _ in held])
+        return Pruned(max(len(entries), len(sent), len(held)) >= limit, sum(size for _, size in held))
+
+    def _progresses(self, where: str, *values: object) -> Sequence[Progress]:
+        return [_progress(row) for row in self._db.execute(f"SELECT {_PROGRESS} FROM outgoing WHERE {where}", values)]
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    return Entry(Key(*row[:3]), row[3], row[4], row[5], State(row[6]), row[7], row[8], row[9], row[10])
+
 
 def _progress(row: tuple[Any, ...]) -> Progress:
-    seq, sender, message_id, to, dest, digest, expires_at, stored_at, state, reason, route, settled_at, latency = row
-    return Progress(
-        seq,
-        Key(sender, message_id, to),
-        dest,
-        digest,
-        expires_at,
-        stored_at,
-        State(state),
-        reason,
-        route,
-        settled_at,
-        latency,
-    )
+    seq, sender, message_id, to, dest, digest, expires_at, stored_at, state, *rest = row
+    return Progress(seq, Key(sender, message_id, to), dest, digest, expires_at, stored_at, State(state), *rest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import ssl
@@ -17,7 +18,7 @@ from trishula.node.links import LinkOwner, LinkWire
 from trishula.node.logs import Sparing
 from trishula.node.wire import SETTINGS, ClientWire
 from trishula.protocol.backoff import full_jitter
-from trishula.protocol.link import Side
+from trishula.protocol.link import CLOSE_SILENT, Side
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +51,29 @@ class Dialer:
         self._owner = owner
         self._max_frame = max_frame
         self._log = Sparing(log, every=60.0)
+        self._again = asyncio.Event()
+        self._link: LinkWire | None = None
 
     async def run(self) -> None:
         """For ever: dial, serve the link, wait a little."""
         attempt = 0
         while True:
+            self._again.clear()
             dialled = time.monotonic()
             # A link that ends as soon as it is greeted is no success: whatever ended it will again.
             if await self._dial() and time.monotonic() - dialled > _STEADY:
                 attempt = 0
-            await asyncio.sleep(full_jitter(attempt, base=_BASE, cap=_CAP, random=_random()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(full_jitter(attempt, base=_BASE, cap=_CAP, random=_random())):
+                    await self._again.wait()
+                    attempt = -1
             attempt += 1
+
+    def redial(self) -> None:
+        """Now, and anew if there is a link: it was made before the clock jumped, and may be as dead as it is quiet."""
+        self._again.set()
+        if self._link is not None:
+            self._link.hang_up(CLOSE_SILENT, "the clock jumped")
 
     async def _dial(self) -> bool:
         """One link, or none. True if it was greeted."""
@@ -82,8 +95,9 @@ class Dialer:
             why = _why(error)
             self._log.warning(why, f"can't link to {self._peer} ({self._url}): {why}")
             return False
-        link = LinkWire(cast(ClientWire, wire), Side.DIALLER, self._peer, self._owner)
+        self._link = link = LinkWire(cast(ClientWire, wire), Side.DIALLER, self._peer, self._owner)
         reason = await link.run()
+        self._link = None
         log.warning("link to %s down: %s", self._peer, reason)
         return link.up
 

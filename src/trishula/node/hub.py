@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -18,11 +18,12 @@ from trishula.node.logs import Bounded
 from trishula.node.store import Store
 from trishula.node.wire import now
 from trishula.protocol import effects, frames
-from trishula.protocol.engine import LOOPBACK, Engine
+from trishula.protocol.engine import Engine
 from trishula.protocol.errors import SendError
 from trishula.protocol.frames import Introduction
 from trishula.protocol.message import Message
-from trishula.protocol.records import Entry, Progress, Result
+from trishula.protocol.records import Entry, Found, Progress, Result
+from trishula.protocol.routes import LOOPBACK
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +50,19 @@ class Listener(Protocol):
     def arrived(self, entry: Entry) -> None: ...
 
 
+class Asker(Protocol):
+    """Who said that a message is done: hears what came of it."""
+
+    def answered(self, found: Found | SendError) -> None: ...
+
+
 class Filer(Protocol):
     """Who writes the mailbox files."""
 
     def wake(self) -> None: ...
+
+    def handled(self, entries: Sequence[Entry]) -> None:
+        """These are read: their files leave the inbox."""
 
 
 class Hub:
@@ -71,9 +81,12 @@ class Hub:
             config.directory(),
             config.credentials.keyring,
             config.limits,
-            config.peers,
+            {peer.name: peer.always_on for peer in config.peers.values()},
             random.SystemRandom().random,
+            always_on=config.always_on,
         )
+        self.on_redial: list[Callable[[], None]] = []
+        """Called when the clock jumped: the diallers make new links."""
         self.links: dict[int, LinkWire] = {}
         self.since: dict[str, int] = {}
         """When the link to each node last came up or went down, in ms since 1970."""
@@ -89,7 +102,7 @@ class Hub:
     def start(self) -> None:
         """Begin with what the store holds."""
         self._store.start(self._committed, self._failed)
-        self._carry_out(self.engine.start())
+        self._carry_out(self.engine.start(now()))
 
     # ------------------------------------------------------------ agents
 
@@ -109,6 +122,9 @@ class Hub:
     def probe(self, submitter: Submitter, message: Message, node: str, ttl_ms: int) -> None:
         self._carry_out(self.engine.probe(now(), submitter, message, node, ttl_ms))
 
+    def done(self, asker: Asker | None, agent: str, message_id: str, sender: str | None = None) -> None:
+        self._carry_out(self.engine.done(now(), asker, agent, message_id, sender))
+
     # ------------------------------------------------------------ links
 
     def link_up(self, wire: LinkWire, peer: Introduction) -> int:
@@ -127,8 +143,18 @@ class Hub:
         if not self.engine.linked(wire.link.peer):
             self.since[wire.link.peer] = moment.wall
 
-    def heard(self, number: int, frame: frames.Deliver | frames.Ack | frames.Receipts | frames.Defer) -> None:
+    def heard(self, number: int, frame: frames.MeshFrame) -> None:
         self._carry_out(self.engine.receive(now(), number, frame))
+
+    def suspected(self, number: int, *, suspect: bool) -> None:
+        log.info("link to %s %s", self.links[number].link.peer, "is silent" if suspect else "speaks again")
+        self._carry_out(self.engine.suspected(now(), number, suspect=suspect))
+
+    def measured(self, number: int, offset_ms: float, rtt_ms: float) -> None:
+        self._carry_out(self.engine.measured(now(), number, offset_ms, rtt_ms))
+
+    def present(self, agents: Mapping[str, frames.Presence], *, storing: bool, full: str) -> None:
+        self._carry_out(self.engine.present(now(), agents, storing=storing, full=full))
 
     def link_to(self, node: str) -> LinkWire | None:
         """The newest link to a node, if it is up."""
@@ -157,7 +183,7 @@ class Hub:
             except StoreError as error:
                 log.warning("mail for %s waits: %s", effect.dest, error)
                 await asyncio.sleep(_READ_AGAIN_AFTER)
-        self._carry_out(self.engine.loaded(now(), effect.dest, rows, urgent=effect.urgent, complete=complete))
+        self._carry_out(self.engine.loaded(now(), effect, rows, complete=complete))
 
     # ------------------------------------------------------------ effects
 
@@ -181,8 +207,15 @@ class Hub:
                     ref.stored(effect)  # type: ignore[attr-defined]  # what submit and probe take
                 case effects.Rejected(ref):
                     ref.rejected(effect)  # type: ignore[attr-defined]  # likewise
+                case effects.Handled(entries):
+                    self._filer.handled(entries)
+                case effects.Answered(ref, found):
+                    ref.answered(found)  # type: ignore[attr-defined]  # what `done` takes
                 case effects.Load():
                     self._load(effect)
+                case effects.Redial():
+                    for dial_anew in self.on_redial:
+                        dial_anew()
                 case effects.Disconnect(link, code, reason):
                     if link in self.links:
                         self.links[link].hang_up(code, reason)

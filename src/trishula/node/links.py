@@ -21,8 +21,10 @@ from trishula.protocol.link import (
     Heard,
     Link,
     LinkEvent,
+    Measured,
     Opened,
     Side,
+    Suspected,
     Transmit,
 )
 
@@ -41,7 +43,11 @@ class LinkOwner(Protocol):
 
     def link_down(self, number: int) -> None: ...
 
-    def heard(self, number: int, frame: frames.Deliver | frames.Ack | frames.Receipts | frames.Defer) -> None: ...
+    def heard(self, number: int, frame: frames.MeshFrame) -> None: ...
+
+    def suspected(self, number: int, *, suspect: bool) -> None: ...
+
+    def measured(self, number: int, offset_ms: float, rtt_ms: float) -> None: ...
 
 
 class LinkWire:
@@ -105,7 +111,7 @@ class LinkWire:
     # ------------------------------------------------------------
 
     def _bytes_arrived(self) -> None:
-        self.link.bytes_arrived(now())
+        self._carry_out(self.link.bytes_arrived(now()))
 
     async def _tick_forever(self) -> None:
         while (due := self.link.deadline()) is not None:
@@ -118,9 +124,12 @@ class LinkWire:
             match event:
                 case Transmit(frame):
                     self.transmit(frame)
-                case Heard(frame):
-                    if self._number is not None:
-                        self._owner.heard(self._number, frame)
+                case Heard(frame) if self._number is not None:
+                    self._owner.heard(self._number, frame)
+                case Suspected(suspect) if self._number is not None:
+                    self._owner.suspected(self._number, suspect=suspect)
+                case Measured(offset_ms, rtt_ms) if self._number is not None:
+                    self._owner.measured(self._number, offset_ms, rtt_ms)
                 case Opened(peer):
                     self.up = True
                     self._number = self._owner.link_up(self, peer)

@@ -26,7 +26,7 @@ from trishula.node.admission import Admission, Crowd
 from trishula.node.checks import group_id
 from trishula.node.credentials import Identity
 from trishula.node.logs import Sparing
-from trishula.node.wire import CLOSE_WITHIN, SETTINGS, ServerWire
+from trishula.node.wire import CLOSE_WITHIN, LARGEST_PEER_FRAME, SETTINGS, ServerWire
 from trishula.protocol.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class Doorman:
         serving = _Serving(serve, self._tasks)
 
         def make() -> ServerWire:
-            protocol = ServerProtocol(max_size=self._max_frame)
+            protocol = ServerProtocol(max_size=LARGEST_PEER_FRAME)
             return ServerWire(protocol, cast(Server, serving), **cast(dict[str, Any], SETTINGS))
 
         return make
@@ -178,6 +178,7 @@ class Doorman:
             return
         if identity.agent is not None:
             # Links have pings of their own; an agent that is frozen or gone must not keep its place.
+            connection.protocol.max_message_size = self._max_frame
             connection.ping_interval = connection.ping_timeout = _AGENT_PING
             connection.start_keepalive()
         self._open.add(connection)

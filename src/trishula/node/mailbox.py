@@ -22,6 +22,7 @@ from trishula.node.database import StoreError
 from trishula.node.queries import FileDue, files_due, mark_projected
 from trishula.node.store import Store
 from trishula.protocol.message import digest_of
+from trishula.protocol.records import Entry
 
 BOXES = ("inbox", "outbox", "archive", "bounced", "receipts")
 
@@ -48,6 +49,9 @@ class Projector:
 
     def wake(self) -> None:
         self._due.set()
+
+    def handled(self, entries: Sequence[Entry]) -> None:
+        """These are read: their files go to the archive."""
 
     async def run(self) -> None:
         """For ever: write what is due, in the order of its commits."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from trishula.node.database import SqlRows
+from trishula.protocol.delivery import Row
 from trishula.protocol.effects import Load
 from trishula.protocol.envelope import Envelope, Key
-from trishula.protocol.records import Progress
+from trishula.protocol.records import Progress, Seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +54,31 @@ MOST_BYTES = 4 * 1024 * 1024
 _LETTER = "cursor, sender, id, recipient, origin, digest, route, at, payload"
 
 
-def pending(db: sqlite3.Connection, node: str, load: Load) -> tuple[list[tuple[int, Envelope]], bool]:
+def pending(db: sqlite3.Connection, node: str, load: Load) -> tuple[list[Row], bool]:
     """The unanswered envelopes that `load` asks for, and whether there are no more than these."""
-    rows = db.execute(
-        "SELECT o.seq, o.sender, o.id, o.recipient, o.expires_at, m.payload"
-        " FROM outgoing o JOIN messages m ON m.sender = o.sender AND m.id = o.id"
-        " WHERE o.dest = ? AND o.urgent = ? AND o.seq > ? AND o.state = 'stored' ORDER BY o.seq LIMIT ?",
-        (load.dest, load.urgent, load.after, load.limit),
-    )
-    envelopes = ((row[0], Envelope(node, load.dest, Key(*row[1:4]), row[4], row[5], load.urgent)) for row in rows)
-    found, full = _fill(envelopes, lambda row: row[1].payload, load.size)
-    return found, not full and len(found) < load.limit
+    asked = (load.dest, load.urgent, load.after, load.limit)
+    rows: Iterator[Row]
+    if load.held:
+        found = db.execute(
+            "SELECT seq, origin, sender, id, recipient, expires_at, payload, kid, mac FROM held"
+            " WHERE dest = ? AND urgent = ? AND seq > ? ORDER BY seq LIMIT ?",
+            asked,
+        )
+        rows = (
+            (row[0], Envelope(row[1], load.dest, Key(*row[2:5]), row[5], row[6], load.urgent), Seal(row[7], row[8]))
+            for row in found
+        )
+    else:
+        found = db.execute(
+            "SELECT o.seq, o.sender, o.id, o.recipient, o.expires_at, m.payload"
+            " FROM outgoing o JOIN messages m ON m.sender = o.sender AND m.id = o.id"
+            " WHERE o.dest = ? AND o.urgent = ? AND o.seq > ? AND o.state = 'stored' AND o.custodian = ''"
+            " ORDER BY o.seq LIMIT ?",
+            asked,
+        )
+        rows = ((row[0], Envelope(node, load.dest, Key(*row[1:4]), row[4], row[5], load.urgent), None) for row in found)
+    envelopes, full = _fill(rows, lambda row: row[1].payload, load.size)
+    return envelopes, not full and len(envelopes) < load.limit
 
 
 def letters(db: sqlite3.Connection, agent: str, *, after: int, limit: int) -> tuple[list[Letter], bool]:
@@ -95,6 +110,13 @@ def unread(db: sqlite3.Connection) -> dict[str, int]:
     return dict(
         db.execute("SELECT recipient, count(*) FROM ledger WHERE outcome = 'delivered' GROUP BY recipient").fetchall()
     )
+
+
+def oldest_unread(db: sqlite3.Connection, agents: Iterable[str]) -> dict[str, int]:
+    """When the oldest unread message of each agent came, in ms since 1970; agents with none are left out."""
+    first = "SELECT at FROM ledger WHERE outcome = 'delivered' AND recipient = ? ORDER BY cursor LIMIT 1"
+    found = {agent: db.execute(first, (agent,)).fetchone() for agent in agents}
+    return {agent: row[0] for agent, row in found.items() if row is not None}
 
 
 def backlogs(db: sqlite3.Connection) -> dict[str, int]:

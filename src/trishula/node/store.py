@@ -19,7 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Self, TypeVar
 
-from trishula.node.database import SqlRows, StoreError, connect, prepare
+from trishula.node.database import SqlRows, StoreError, connect, prepare, used_bytes
 from trishula.protocol.errors import SendError
 from trishula.protocol.ledger import apply
 from trishula.protocol.records import Record, Result
@@ -64,6 +64,8 @@ class Store:
             raise StoreError(f"can't open {self.path}: {error}", fix="is the disk full or the file damaged?") from None
         self.problem = ""
         """Why the last commit failed; empty while all is well."""
+        self.size = self.path.stat().st_size
+        """Bytes of the store that are in use; what was freed is used again."""
         self._queue: SimpleQueue[_Batch | _Job | None] = SimpleQueue()
         self._reader = ThreadPoolExecutor(1, "store-reader")
 
@@ -152,6 +154,7 @@ class Store:
                 raise
             self._on_loop(self._fail, group, error)
         else:
+            self.size = used_bytes(db)
             self._on_loop(self._succeed, done, answers)
 
     # ------------------------------------------------------------ back on the event loop

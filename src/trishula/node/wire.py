@@ -21,8 +21,12 @@ def now() -> Instant:
     return Instant(time.monotonic(), time.time_ns() // 1_000_000)
 
 
+LARGEST_PEER_FRAME = 64 * 1024 * 1024 + FRAME_OVERHEAD
+"""Bytes of the largest frame of another node. It may have a higher limit than we, and wants to be told so."""
+
+
 def largest_frame(limits: Limits) -> int:
-    """Bytes of the largest frame that is no mistake."""
+    """Bytes of the largest frame of an agent that is no mistake."""
     return max(limits.max_message_bytes, BATCH_BYTES) + FRAME_OVERHEAD
 
 

@@ -51,6 +51,24 @@ class Show(Frame, frozen=True):
     id: MessageId
 
 
+class Done(Frame, frozen=True, rename={"sender": "from"}):
+    """This agent has handled the message with this id, that of `from` if several have it. Answered by `Data`.
+
+    From then on it is `read`: no session gets it again, and its sender is told.
+    """
+
+    ref: Count
+    id: MessageId
+    sender: AgentName | None = None
+
+
+class Trace(Frame, frozen=True):
+    """The way of a message as this node knows it. Answered by `Data`."""
+
+    ref: Count
+    id: MessageId
+
+
 class Status(Frame, frozen=True):
     """How the node is. Answered by `Data`."""
 
@@ -65,7 +83,7 @@ class Probe(Frame, frozen=True):
     ttl_s: Annotated[int, Meta(ge=1, le=3600)] = 60
 
 
-AgentRequest = Send | Outcomes | Attach | Inbox | Show | Status | Probe
+AgentRequest = Send | Outcomes | Attach | Inbox | Show | Done | Trace | Status | Probe
 
 
 # ---------------------------------------------------------------- from a node to its agent

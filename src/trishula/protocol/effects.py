@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trishula.protocol.errors import TrishulaError
+from trishula.protocol.errors import SendError, TrishulaError
 from trishula.protocol.frames import Frame
-from trishula.protocol.records import Entry, Progress, Record
+from trishula.protocol.records import Entry, Found, Progress, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,13 @@ class Commit:
 class Load:
     """Read pending envelopes for `dest` with a seq above `after`, in order; then call `loaded`.
 
-    Up to `limit` of them, and none after those that fill `size` bytes of payload (at least one): a backlog of large
-    messages must not come into memory at once.
+    Of ours that are in nobody's custody; with `held`, those in custody here. Up to `limit` of them, and none after
+    those that fill `size` bytes of payload (at least one): a backlog of large messages must not come into memory at
+    once.
     """
 
     dest: str
+    held: bool
     urgent: bool
     after: int
     limit: int
@@ -83,10 +85,43 @@ class Arrived:
 
 
 @dataclass(frozen=True, slots=True)
+class Handled:
+    """Agents here are done with these messages: their files leave the inbox."""
+
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What came of the question, or of the `done`, under `ref`."""
+
+    ref: object
+    found: Found | SendError
+
+
+@dataclass(frozen=True, slots=True)
+class Redial:
+    """The clock jumped, as after a sleep: the links are old news, dial anew."""
+
+
+@dataclass(frozen=True, slots=True)
 class Warn:
     """Something that an operator should see in the journal."""
 
     text: str
 
 
-Effect = Commit | Load | Transmit | Disconnect | Stored | Rejected | Progressed | Arrived | Warn
+Effect = (
+    Commit
+    | Load
+    | Transmit
+    | Disconnect
+    | Stored
+    | Rejected
+    | Progressed
+    | Arrived
+    | Handled
+    | Answered
+    | Redial
+    | Warn
+)

@@ -191,6 +191,41 @@ class Defer(Frame, frozen=True):
     items: Annotated[list[Deferred], Meta(min_length=1, max_length=BATCH_COUNT)]
 
 
+class Asked(Struct, frozen=True, rename={"sender": "from"}):
+    """One of the asking node's own envelopes, and how far that node knows it to have come."""
+
+    sender: AgentName
+    to: AgentName
+    id: MessageId
+    digest: Digest
+    state: State
+
+
+class Query(Frame, frozen=True):
+    """Has the recipient's node more to say of these? It answers with `Receipts` of what is news (rule 7)."""
+
+    items: Annotated[list[Asked], Meta(min_length=1, max_length=BATCH_COUNT)]
+
+
+class Presence(Struct, frozen=True):
+    """An agent, as its node sees it. `oldest` is when its oldest unread message came, in ms since 1970."""
+
+    attached: bool
+    unread: Count
+    oldest: Millis | None = None
+
+
+class Topology(Frame, frozen=True):
+    """Whom the speaker is linked to, and how it is; said when a link comes up and when something changes.
+
+    `storing`: its disk takes new messages.
+    """
+
+    links: Annotated[list[NodeName], Meta(max_length=256)]
+    storing: bool = True
+    agents: dict[NodeName, Presence] = {}
+
+
 class Ping(Frame, frozen=True):
     """Every second, from both sides, unasked. `sent` is the sender's wall clock."""
 
@@ -210,7 +245,9 @@ class Bye(Frame, frozen=True):
     reason: Note
 
 
-PeerFrame = Hello | Welcome | Deliver | Ack | Receipts | Defer | Ping | Pong | Bye
+MeshFrame = Deliver | Ack | Receipts | Defer | Query | Topology
+"""What concerns the engine."""
+PeerFrame = Hello | Welcome | Deliver | Ack | Receipts | Defer | Query | Topology | Ping | Pong | Bye
 
 _encoder = msgspec.json.Encoder()
 _F = TypeVar("_F")

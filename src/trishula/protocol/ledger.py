@@ -10,22 +10,42 @@ from dataclasses import replace
 from trishula.protocol.envelope import State, advances
 from trishula.protocol.records import (
     Accept,
+    Adopt,
     Answer,
+    Begin,
+    Begun,
     Conflict,
+    Declined,
+    Done,
+    Drop,
+    Ended,
+    Entrust,
     Entry,
+    Found,
+    GiveUp,
+    Hold,
     Originate,
     Originated,
+    Progress,
+    Prune,
+    Read,
+    Recall,
+    Reclaim,
     Record,
     Result,
     Rows,
     Settle,
     Settled,
+    Survey,
+    Surveyed,
 )
 
 ID_CONFLICT = "id_conflict"
+REMOVED = "removed"
+EXPIRED = "expired"
 
 
-def apply(rows: Rows, record: Record) -> Result:
+def apply(rows: Rows, record: Record) -> Result:  # noqa: C901, PLR0911, PLR0912 - an arm for each record
     """Carry out one record in the open transaction and say what came of it."""
     match record:
         case Originate():
@@ -34,6 +54,33 @@ def apply(rows: Rows, record: Record) -> Result:
             return _accept(rows, record)
         case Settle():
             return _settle(rows, record)
+        case Hold():
+            return rows.hold(record)
+        case Drop(seqs):
+            rows.drop(seqs)
+            return Done(len(seqs))
+        case Entrust(keys, custodian):
+            for key in keys:
+                rows.entrust(key, custodian)
+            return Done(len(keys))
+        case Reclaim(custodians, dest):
+            return Done(rows.reclaim(custodians, dest))
+        case Read():
+            return _read(rows, record)
+        case Recall(asked):
+            entries = (entry for key, digest in asked for entry in rows.entries(key) if entry.digest == digest)
+            return Found(tuple(entries))
+        case Survey(dest, limit):
+            return Surveyed(tuple(rows.newest(dest, limit)))
+        case GiveUp():
+            return _give_up(rows, record)
+        case Prune(before, limit):
+            return rows.prune(before, limit)
+        case Adopt():
+            return _adopt(rows, record)
+        case Begin():
+            rows.reclaim((), None)
+            return Begun(rows.open_counts(), rows.unread_counts(), rows.held_bytes())
 
 
 def _originate(rows: Rows, record: Originate) -> Originated | Conflict:
@@ -49,13 +96,17 @@ def _originate(rows: Rows, record: Originate) -> Originated | Conflict:
     return Originated(rows.outgoing(message.sender, message.id), fresh=False)
 
 
-def _accept(rows: Rows, record: Accept) -> Answer:
+def _accept(rows: Rows, record: Accept) -> Answer | Declined:
     """The first content under a key is answered for ever as it was then; any other is refused (rules 5 and 6)."""
     envelope = record.envelope
     entries = rows.entries(envelope.key)
     for entry in entries:
         if entry.digest == record.digest:
             return Answer(entry, fresh=False)
+    if envelope.expires_at <= rows.forgotten():
+        return Declined(EXPIRED)  # whatever the clock says: it may be what was pruned
+    if record.unless:
+        return Declined(record.unless)
     refusal = ID_CONFLICT if entries else record.refusal
     entry = Entry(
         key=envelope.key,
@@ -67,7 +118,7 @@ def _accept(rows: Rows, record: Accept) -> Answer:
         at=record.at,
         route=record.route,
     )
-    rows.add_entry(entry, envelope)
+    rows.add_entry(entry, None if refusal else envelope.payload)
     return Answer(entry, fresh=True)
 
 
@@ -78,14 +129,62 @@ def _settle(rows: Rows, record: Settle) -> Settled:
     if progress is None or progress.digest != receipt.digest or progress.dest != receipt.dest:
         return Settled(None, fresh=False)
     if not advances(progress.state, receipt.outcome):
-        return Settled(progress, fresh=False)
+        return Settled(progress, fresh=False, was=progress.state)
     settled = replace(
         progress,
         state=receipt.outcome,
         reason=receipt.reason,
-        route=record.route,
+        route=record.route if progress.state in (State.STORED, State.UNCONFIRMED) else progress.route,
         settled_at=record.at,
         latency_ms=progress.latency_ms or record.latency_ms or float(record.at - progress.stored_at),
     )
     rows.set_progress(settled)
-    return Settled(settled, fresh=True)
+    return Settled(settled, fresh=True, was=progress.state)
+
+
+def _give_up(rows: Rows, record: GiveUp) -> Ended:
+    orphans = rows.orphaned(record.nodes, record.limit) if record.nodes else ()
+    ended = [_end(rows, row, State.REFUSED, REMOVED, record.at) for row in orphans]
+    overdue = rows.overdue(record.before, record.limit)
+    ended += [_end(rows, row, State.UNCONFIRMED, EXPIRED, record.at) for row in overdue]
+    more = max(len(orphans), len(overdue)) >= record.limit
+    return Ended(tuple(ended), rows.next_expiry(), more)
+
+
+def _end(rows: Rows, progress: Progress, state: State, reason: str, at: int) -> Progress:
+    ended = replace(progress, state=state, reason=reason, settled_at=at)
+    rows.set_progress(ended)
+    return ended
+
+
+def _read(rows: Rows, record: Read) -> Found:
+    """`done` is said as often as one likes."""
+    entries: list[Entry] = []
+    fresh: list[Entry] = []
+    for entry in rows.received(record.agent, record.id):
+        if record.sender not in (None, entry.key.sender) or entry.outcome is State.REFUSED:
+            continue
+        if entry.outcome is State.DELIVERED:
+            entry = replace(entry, outcome=State.READ, read_at=record.at)  # noqa: PLW2901 - it is the same row
+            rows.set_read(entry)
+            fresh.append(entry)
+        entries.append(entry)
+    return Found(tuple(entries), tuple(fresh))
+
+
+def _adopt(rows: Rows, record: Adopt) -> Done:
+    if any(entry.digest == record.digest for entry in rows.entries(record.key)):
+        return Done(0)
+    entry = Entry(
+        key=record.key,
+        digest=record.digest,
+        origin=record.origin,
+        expires_at=record.expires_at,
+        outcome=State.READ if record.read else State.DELIVERED,
+        reason="",
+        at=record.at,
+        route="",
+        read_at=record.at if record.read else None,
+    )
+    rows.add_entry(entry, record.payload, record.file)
+    return Done(1)

@@ -1,13 +1,14 @@
 """One authenticated connection between two nodes: greeting, roles, liveness. Pure: the shell moves the bytes.
 
              bytes                       frames
-    shell ──────────► receive(now, data) ──────► Opened, Heard, Transmit, Hangup
-          ──────────► tick(now)          ──────► Transmit (a ping), Hangup (silence)
+    shell ──────────► receive(now, data) ──────► Opened, Heard, Measured, Transmit, Hangup
+          ──────────► tick(now)          ──────► Transmit (a ping), Suspected, Hangup (silence)
 
     state     side      may say                                   and then
     GREETING  dialler   Welcome                                   OPEN
     GREETING  listener  Hello                                     OPEN
-    OPEN      both      Deliver Ack Receipts Defer Ping Pong      OPEN
+    OPEN      both      Deliver Ack Receipts Defer Query
+                        Topology Ping Pong                        OPEN
     any       both      Bye                                       CLOSED
 
 A frame that isn't in the row of its state ends the link with a code and a reason.
@@ -51,7 +52,8 @@ class LinkState(Enum):
     CLOSED = "closed"
 
 
-_SPOKEN = frozenset({frames.Deliver, frames.Ack, frames.Receipts, frames.Defer, frames.Ping, frames.Pong, frames.Bye})
+_MESH = (frames.Deliver, frames.Ack, frames.Receipts, frames.Defer, frames.Query, frames.Topology)
+_SPOKEN = frozenset({*_MESH, frames.Ping, frames.Pong, frames.Bye})
 _TABLE: dict[tuple[LinkState, Side], frozenset[type]] = {
     (LinkState.GREETING, Side.DIALLER): frozenset({frames.Welcome, frames.Bye}),
     (LinkState.GREETING, Side.LISTENER): frozenset({frames.Hello, frames.Bye}),
@@ -78,9 +80,24 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A frame about mail, for the engine."""
+    """A frame for the engine."""
 
-    frame: frames.Deliver | frames.Ack | frames.Receipts | frames.Defer
+    frame: frames.MeshFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Suspected:
+    """The peer has been silent for too long to be trusted with new mail; or no longer, for a byte has come."""
+
+    suspect: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The peer's wall clock minus ours, right to within half the round trip."""
+
+    offset_ms: float
+    rtt_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +108,7 @@ class Hangup:
     reason: str
 
 
-LinkEvent = Transmit | Opened | Heard | Hangup
+LinkEvent = Transmit | Opened | Heard | Suspected | Measured | Hangup
 
 
 class Link:
@@ -110,6 +127,7 @@ class Link:
         self._heard = now.mono
         self._next_ping = now.mono + PING_EVERY
         self._pings: OrderedDict[int, float] = OrderedDict()
+        self._suspect = False
 
     def start(self) -> list[LinkEvent]:
         """What to say first: the dialler speaks."""
@@ -117,12 +135,13 @@ class Link:
             return []
         return [Transmit(frames.Hello(frames.VERSIONS, self._me))]
 
-    def bytes_arrived(self, now: Instant) -> None:
+    def bytes_arrived(self, now: Instant) -> list[LinkEvent]:
+        """Some bytes of the peer have come, be they a part of a frame."""
         self._heard = now.mono
-
-    def suspect(self, now: Instant) -> bool:
-        """Whether the peer has been silent for so long that new mail should look for another way."""
-        return now.mono - self._heard >= SUSPECT_AFTER
+        if not self._suspect or self.state is not LinkState.OPEN:
+            return []
+        self._suspect = False
+        return [Suspected(False)]
 
     def receive(self, now: Instant, data: bytes) -> list[LinkEvent]:
         """One WebSocket message from the peer. Never raises: garbage comes back as a `Hangup`."""
@@ -144,20 +163,28 @@ class Link:
             return self._hang_up(CLOSE_POLICY, f"no greeting within {GREETING_WITHIN:.0f} s")
         if now.mono >= self._heard + SILENT_AFTER:
             return self._hang_up(CLOSE_SILENT, f"silent for {SILENT_AFTER:.0f} s")
-        if self.state is LinkState.OPEN and now.mono >= self._next_ping:
+        if self.state is not LinkState.OPEN:
+            return []
+        events: list[LinkEvent] = []
+        if not self._suspect and now.mono >= self._heard + SUSPECT_AFTER:
+            self._suspect = True
+            events.append(Suspected(True))
+        if now.mono >= self._next_ping:
             self._next_ping = now.mono + PING_EVERY
             self._pings[now.wall] = now.mono
             if len(self._pings) > _REMEMBERED_PINGS:
                 self._pings.popitem(last=False)
-            return [Transmit(frames.Ping(sent=now.wall))]
-        return []
+            events.append(Transmit(frames.Ping(sent=now.wall)))
+        return events
 
     def deadline(self) -> float | None:
         """When to call `tick` next, on the monotonic clock."""
         if self.state is LinkState.CLOSED:
             return None
-        due = self._next_ping if self.state is LinkState.OPEN else self._began + GREETING_WITHIN
-        return min(due, self._heard + SILENT_AFTER)
+        silence = self._heard + (SILENT_AFTER if self._suspect else SUSPECT_AFTER)
+        if self.state is LinkState.OPEN:
+            return min(self._next_ping, silence)
+        return min(self._began + GREETING_WITHIN, self._heard + SILENT_AFTER)
 
     def close(self, reason: str) -> list[LinkEvent]:
         """This side leaves."""
@@ -177,8 +204,7 @@ class Link:
             case frames.Ping():
                 return [Transmit(frames.Pong(sent=frame.sent, read=now.wall))]
             case frames.Pong():
-                self._measure(now, frame)
-                return []
+                return self._measure(now, frame)
             case frames.Bye():
                 return self._hang_up(CLOSE_NORMAL, f"the peer left: {frame.reason}")
             case _:
@@ -200,12 +226,13 @@ class Link:
         self._next_ping = now.mono
         return [Opened(peer), *self.tick(now)]
 
-    def _measure(self, now: Instant, pong: frames.Pong) -> None:
+    def _measure(self, now: Instant, pong: frames.Pong) -> list[LinkEvent]:
         sent = self._pings.pop(pong.sent, None)
         if sent is None:
-            return
+            return []
         self.rtt_ms = (now.mono - sent) * 1000
         self.offset_ms = pong.read - (now.wall - self.rtt_ms / 2)
+        return [Measured(self.offset_ms, self.rtt_ms)]
 
     def _hang_up(self, code: int, reason: str) -> list[LinkEvent]:
         self.state = LinkState.CLOSED

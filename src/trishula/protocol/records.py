@@ -1,18 +1,25 @@
 """What the core asks a store to commit, what comes back, and the few rows that the rules need to see.
 
 A store applies each record with `ledger.apply` inside one transaction, over its own `Rows`; so the rules are written
-once, whether the rows are SQLite's or, in the simulation, a dictionary's.
+once, whether the rows are SQLite's or, in the simulation, a dictionary's. Questions are records too: they are answered
+from what is committed, in order with all else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from trishula.protocol.envelope import Envelope, Key, Receipt, State
 from trishula.protocol.message import Message
 
 # ---------------------------------------------------------------- records
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The first record of a process: nothing is in custody as far as it knows (rule 3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +33,34 @@ class Originate:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """An envelope for a local agent, verified; `refusal` is empty, or the final reason against it."""
+    """An envelope for a local agent, verified. `refusal` is empty, or the final reason against it.
+
+    `unless` is empty, or why it is not taken now if it is new: a duplicate is answered all the same.
+    """
 
     envelope: Envelope
     digest: str
     at: int
     route: str
     refusal: str = ""
+    unless: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """A file that an empty or restored store finds in a mailbox: it has arrived once (rule 14).
+
+    `payload` and `file` (its name in `inbox/`) where it is unread.
+    """
+
+    key: Key
+    digest: str
+    origin: str
+    expires_at: int
+    at: int
+    read: bool
+    payload: bytes | None
+    file: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +73,111 @@ class Settle:
     latency_ms: float | None
 
 
-Record = Originate | Accept | Settle
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """End what nobody has answered: up to `limit` envelopes that expired before `before`, or whose node is removed.
+
+    Removed is a node that is not in `nodes`, unless `nodes` is empty: then nothing is asked of it.
+    """
+
+    before: int
+    nodes: tuple[str, ...]
+    at: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entrust:
+    """These envelopes of ours are in the custody of another node: not to be offered until they are reclaimed."""
+
+    keys: tuple[Key, ...]
+    custodian: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaim:
+    """What these custodians have is our duty again: all of it, or that for `dest`."""
+
+    custodians: tuple[str, ...]
+    dest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Another node's envelope for a third one, in custody, with the MAC that its origin made."""
+
+    envelope: Envelope
+    seal: Seal
+    digest: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Custody ends: the recipient's node has answered these (by their number in custody)."""
+
+    seqs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """`agent` has handled the messages with this id, or that of `sender` only."""
+
+    agent: str
+    id: str
+    sender: str | None
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """What does the ledger say of these? Each with the digest that its origin sent."""
+
+    asked: tuple[tuple[Key, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Our newest envelopes for `dest` that may have come further than we know."""
+
+    dest: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Forget up to `limit` rows of a kind that ended and expired before `before` (rule 8)."""
+
+    before: int
+    limit: int
+
+
+Record = (
+    Begin
+    | Originate
+    | Accept
+    | Adopt
+    | Settle
+    | GiveUp
+    | Entrust
+    | Reclaim
+    | Hold
+    | Drop
+    | Read
+    | Recall
+    | Survey
+    | Prune
+)
 
 
 # ---------------------------------------------------------------- rows
+
+
+class Seal(NamedTuple):
+    """The MAC of an envelope in custody, and the key that its origin made it with."""
+
+    kid: str
+    mac: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +195,15 @@ class Progress:
     route: str = ""
     settled_at: int | None = None
     latency_ms: float | None = None
+    custodian: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What this node has accepted or refused: a row of the ledger, and by itself the receipt (rule 7)."""
+    """What this node has accepted or refused: a row of the ledger, and by itself the receipt (rule 7).
+
+    `at` is when it came, `read_at` when its agent was done with it.
+    """
 
     key: Key
     digest: str
@@ -80,10 +213,13 @@ class Entry:
     reason: str
     at: int
     route: str
+    read_at: int | None = None
 
 
 class Rows(Protocol):
     """One open transaction. What is written is seen at once by what reads after it."""
+
+    # ---- what local agents sent
 
     def message_digest(self, sender: str, message_id: str) -> str | None:
         """The digest of our message with this id, or None."""
@@ -100,14 +236,69 @@ class Rows(Protocol):
 
     def set_progress(self, progress: Progress) -> None: ...
 
+    def overdue(self, before: int, limit: int) -> Sequence[Progress]:
+        """Unanswered rows that expired before `before`, the oldest first."""
+
+    def orphaned(self, nodes: Collection[str], limit: int) -> Sequence[Progress]:
+        """Unanswered rows for none of `nodes`."""
+
+    def next_expiry(self) -> int | None:
+        """When the next unanswered row expires."""
+
+    def entrust(self, key: Key, custodian: str) -> None: ...
+
+    def reclaim(self, custodians: Collection[str], dest: str | None) -> int:
+        """How many rows are nobody's any more."""
+
+    def newest(self, dest: str, limit: int) -> Sequence[Progress]:
+        """The newest rows for `dest` that are unconfirmed or delivered."""
+
+    def open_counts(self) -> Mapping[str, int]:
+        """Unanswered rows by sender."""
+
+    # ---- what local agents got
+
     def entries(self, key: Key) -> tuple[Entry, ...]:
         """The rows under one key: the first that came, and the refusals of other contents."""
 
-    def add_entry(self, entry: Entry, envelope: Envelope) -> None:
-        """Keep `entry`, and the payload with it where the outcome is `delivered`."""
+    def received(self, agent: str, message_id: str) -> tuple[Entry, ...]:
+        """What `agent` got under this id, from whomever."""
+
+    def add_entry(self, entry: Entry, payload: bytes | None, file: str = "") -> None:
+        """Keep `entry`, and the payload of what is not refused. `file` is its name in `inbox/`, if it is there."""
+
+    def set_read(self, entry: Entry) -> None: ...
+
+    def unread_counts(self) -> Mapping[str, int]:
+        """Unread messages by agent."""
+
+    def forgotten(self) -> int:
+        """The latest expiry of what the ledger has ever pruned: nothing new that expires before it is new."""
+
+    # ---- what is in custody here
+
+    def hold(self, record: Hold) -> Held:
+        """Keep it in place of what was under its key."""
+
+    def drop(self, seqs: Collection[int]) -> None: ...
+
+    def held_bytes(self) -> int: ...
+
+    # ---- retention
+
+    def prune(self, before: int, limit: int) -> Pruned: ...
 
 
 # ---------------------------------------------------------------- results
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What the limits count, as found."""
+
+    open: Mapping[str, int]
+    unread: Mapping[str, int]
+    held_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +325,64 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Declined:
+    """It is new and was not taken."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """The row after a receipt, or None for a receipt of nothing that we sent; `fresh` where it moved."""
 
     progress: Progress | None
     fresh: bool
+    was: State | None = None
 
 
-Result = Originated | Conflict | Answer | Settled
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The rows that were given up, and when the next one expires; `more` where the limit left some."""
+
+    progress: tuple[Progress, ...]
+    next_expiry: int | None
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The number of an envelope in custody, and by how many bytes there are more."""
+
+    seq: int
+    added: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """`more` where the limit left some; `held_bytes` went out of custody."""
+
+    more: bool
+    held_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Rows of the ledger; `fresh` are those of them that have just been read."""
+
+    entries: tuple[Entry, ...]
+    fresh: tuple[Entry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    progress: tuple[Progress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """It is so; `count` rows changed."""
+
+    count: int = 0
+
+
+Result = Begun | Originated | Conflict | Answer | Declined | Settled | Ended | Held | Pruned | Found | Surveyed | Done

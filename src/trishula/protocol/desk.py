@@ -1,0 +1,141 @@
+"""What the roles of a node share: who it is, its links, its mail on the way, and what is being committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from trishula.protocol import frames
+from trishula.protocol.clock import Clock, Instant
+from trishula.protocol.delivery import Delivery, Pending
+from trishula.protocol.directory import Directory
+from trishula.protocol.effects import Commit, Effect, Transmit
+from trishula.protocol.errors import SendError
+from trishula.protocol.limits import Limits
+from trishula.protocol.records import Record, Result
+from trishula.protocol.routes import LOOPBACK, Line, Offer, Routes
+from trishula.protocol.signing import Keyring
+from trishula.protocol.trust import Trust
+
+Done = Callable[[Instant, Sequence[Result]], list[Effect]]
+"""What follows when a batch is durable."""
+Failed = Callable[[Instant, SendError], list[Effect]]
+"""What follows when it could not be committed: nothing of it happened."""
+Loop = Callable[[Instant, Line, int, Sequence[Pending]], list[Effect]]
+"""Takes mail for agents of this node."""
+
+
+class Desk:
+    """Shared by `Origin`, `Recipient` and `Relay`. `random` is uniform in [0, 1) and only spreads retries in time."""
+
+    def __init__(
+        self,
+        node: str,
+        directory: Directory,
+        keyring: Keyring,
+        limits: Limits,
+        peers: Mapping[str, bool],
+        random: Callable[[], float],
+        *,
+        always_on: bool,
+    ) -> None:
+        self.node = node
+        self.directory = directory
+        self.limits = limits
+        self.trust = Trust(node, directory, keyring, limits)
+        self.routes = Routes(node, limits.window_bytes, peers, always_on=always_on)
+        self.clock = Clock(limits.max_skew)
+        self.random = random
+        self.always_on = always_on
+        self.full = ""
+        """Why the store takes nothing new, or nothing."""
+        self.own = {dest: Delivery(dest) for dest in (node, *peers)}
+        self.held = {dest: Delivery(dest, held=True) for dest in peers}
+        self.begun = False
+        """Whether the store has been asked how it is."""
+        self.loop: Loop
+        self._batches: dict[int, tuple[Done, Failed]] = {}
+        self._last_batch = 0
+
+    # ------------------------------------------------------------ commits
+
+    def commit(self, records: Iterable[Record], done: Done, failed: Failed) -> Commit:
+        self._last_batch += 1
+        self._batches[self._last_batch] = (done, failed)
+        return Commit(self._last_batch, tuple(records))
+
+    def committed(self, now: Instant, batch: int, results: Sequence[Result]) -> list[Effect]:
+        done, _ = self._batches.pop(batch)
+        return done(now, results)
+
+    def failed(self, now: Instant, batch: int, error: SendError) -> list[Effect]:
+        _, failed = self._batches.pop(batch)
+        return failed(now, error)
+
+    # ------------------------------------------------------------ mail on its way out
+
+    def pump(self, now: Instant, dest: str) -> list[Effect]:
+        """Offer what the way to `dest` allows, and fetch what there is room for."""
+        route = self.routes.route(dest)
+        if route is None:
+            return self._load(self.own[dest])
+        return self.pump_line(now, route.line)
+
+    def pump_line(self, now: Instant, line: Line) -> list[Effect]:
+        """Offer on a link what its window allows: a frame's worth of each destination in turn."""
+        effects: list[Effect] = []
+        sources = self._sources(line)
+        expired_by = now.wall if self.clock.trusted(now) else 0
+        busy = [*sources]
+        while busy and line.unacked < line.window:
+            delivery = busy.pop(0)
+            batch = delivery.take(expired_by)
+            if batch:
+                effects += self._offer(now, line, delivery, batch)
+                busy.append(delivery)
+        for delivery in sources:
+            effects += self._load(delivery)
+        return effects
+
+    def pump_all(self, now: Instant) -> list[Effect]:
+        """After the ways have changed."""
+        effects = [effect for line in list(self.routes.lines.values()) for effect in self.pump_line(now, line)]
+        for delivery in (*self.own.values(), *self.held.values()):
+            effects += self._load(delivery)
+        return effects
+
+    def lose(self, line: Line) -> None:
+        """What is under way on a link will not be answered there: offer it again."""
+        for offer in line.offers.values():
+            offer.delivery.lost(offer.keys)
+        line.offers.clear()
+        line.unacked = 0
+
+    def _sources(self, line: Line) -> list[Delivery]:
+        routes = self.routes
+        sources = [
+            delivery
+            for dest, delivery in self.own.items()
+            if (route := routes.route(dest)) is not None and route.line is line
+        ]
+        if line.node in self.held and routes.line_to(line.node) is line:
+            sources.append(self.held[line.node])
+        return sources
+
+    def _offer(self, now: Instant, line: Line, delivery: Delivery, batch: Sequence[Pending]) -> list[Effect]:
+        seq, line.next_seq = line.next_seq, line.next_seq + 1
+        size = sum(pending.size for pending in batch)
+        line.offers[seq] = Offer(delivery, tuple(pending.envelope.key for pending in batch), size)
+        line.unacked += size
+        if line.number == LOOPBACK:
+            return self.loop(now, line, seq, batch)
+        sealed = [
+            frames.SignedEnvelope.seal(pending.envelope, *(pending.seal or self.trust.seal(pending.envelope)))
+            for pending in batch
+        ]
+        return [Transmit(line.number, frames.Deliver(seq=seq, envelopes=sealed))]
+
+    def _load(self, delivery: Delivery) -> list[Effect]:
+        effects: list[Effect] = []
+        while self.begun and (wanted := delivery.wants()) is not None:
+            effects.append(wanted)
+        return effects

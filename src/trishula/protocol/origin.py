@@ -1,0 +1,396 @@
+"""The origin's part: take a message from an agent, see it to its end, and say what became of it.
+
+    agents ── submit ──► Commit(Originate) ─ committed ─► Stored, and into the window of each destination
+    links ─── Receipts ► Commit(Settle) ──── committed ─► Progressed
+    relays ── Ack ─────► Commit(Entrust) ─── committed ─► out of the window: another node waits with it
+    time ──── tick ────► Commit(GiveUp) ──── committed ─► Progressed (unconfirmed)
+
+Custody suspends the duty and never ends it (rule 3): what has no receipt is reclaimed when a link to the recipient
+comes up, when its custodian has lost the way and there is another, and after a while in any case.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from trishula.protocol import frames
+from trishula.protocol.clock import Instant
+from trishula.protocol.delivery import Pending
+from trishula.protocol.desk import Desk
+from trishula.protocol.effects import Effect, Progressed, Rejected, Stored, Transmit, Warn
+from trishula.protocol.envelope import Envelope, Key, Receipt, State
+from trishula.protocol.errors import SendError
+from trishula.protocol.message import Message
+from trishula.protocol.names import PROBE
+from trishula.protocol.records import (
+    Conflict,
+    Done,
+    Ended,
+    Entrust,
+    GiveUp,
+    Originate,
+    Originated,
+    Reclaim,
+    Result,
+    Settle,
+    Settled,
+    Survey,
+    Surveyed,
+)
+from trishula.protocol.routes import Line, Offer, route_name
+
+RECLAIM_BASE = 60.0
+RECLAIM_CAP = 3600.0
+"""Seconds after which mail in custody is offered again in any case: the first time, and at the most."""
+SURVEYED = 4096
+"""Envelopes that are asked about when a link comes up: the newest that may have come further."""
+_GIVEN_UP_AT_ONCE = 256
+_RETRY_S = 1.0
+_LOOK_EVERY_S = 60.0
+
+
+@dataclass(slots=True)
+class _Custody:
+    """Who has mail for one destination, and when to reclaim it in any case (monotonic)."""
+
+    custodians: set[str] = field(default_factory=set)
+    due: float | None = None
+    attempts: int = 0
+
+
+class Origin:
+    """What this node owes to the agents that live here."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._custody = {dest: _Custody() for dest in desk.own}
+        self._open: Counter[str] = Counter()
+        self._next_expiry: int | None = None
+        """When the next envelope expires, in ms since 1970."""
+        self._give_up_at: float | None = None
+        """When to give up on what has expired, on the monotonic clock; None while that is being done."""
+
+    def begin(self, now: Instant, open_counts: Mapping[str, int]) -> list[Effect]:
+        self._open.update(open_counts)
+        return self._give_up(now, nodes=tuple(self._desk.own))
+
+    # ------------------------------------------------------------ a message comes in
+
+    def submit(self, now: Instant, ref: object, message: Message, ttl: int | None) -> list[Effect]:
+        agents = self._desk.directory.expand(message.to, sender=message.sender)
+        return self._originate(now, ref, message, [(agent, self._home(agent)) for agent in agents], ttl)
+
+    def probe(self, now: Instant, ref: object, message: Message, node: str, ttl: int) -> list[Effect]:
+        if node not in self._desk.own:
+            known = ", ".join(sorted(self._desk.own))
+            raise SendError(
+                f"there is no node {node!r}", code="unknown_node", key="node", value=node, fix=f"known are {known}"
+            )
+        return self._originate(now, ref, message, [(PROBE, node)], ttl)
+
+    def _home(self, agent: str) -> str:
+        home = self._desk.directory.home(agent)
+        if home is None or home not in self._desk.own:
+            raise SendError(
+                f"the node of {agent!r} is not in the mesh", code="unknown_recipient", key="to", value=agent
+            )
+        return home
+
+    def _originate(
+        self, now: Instant, ref: object, message: Message, recipients: Sequence[tuple[str, str]], ttl: int | None
+    ) -> list[Effect]:
+        limits = self._desk.limits
+        life = limits.default_ttl if ttl is None else ttl
+        self._check(message, len(recipients), life)
+        envelopes = tuple(
+            Envelope(
+                origin=self._desk.node,
+                dest=home,
+                key=Key(message.sender, message.id, agent),
+                expires_at=now.wall + life,
+                payload=message.payload,
+                urgent=message.urgent,
+            )
+            for agent, home in recipients
+        )
+        self._open[message.sender] += len(envelopes)
+        record = Originate(message, envelopes, now.wall)
+        done = partial(self._stored, ref, message, envelopes)
+        return [self._desk.commit([record], done, partial(self._not_stored, ref, message, len(envelopes)))]
+
+    def _check(self, message: Message, recipients: int, life: int) -> None:
+        """The origin's own limits are errors of `send`, before anything is stored (rule 5)."""
+        limits = self._desk.limits
+        if not 0 < life <= limits.max_ttl:
+            raise SendError(
+                f"a message can't live for {life // 1000} s",
+                code="bad_ttl",
+                key="ttl_s",
+                value=life // 1000,
+                fix=f"use 1 to {limits.max_ttl // 1000} s (limits.max_ttl_s)",
+            )
+        if self._desk.full:
+            raise SendError(
+                f"the store of this node takes nothing new: {self._desk.full}",
+                code="store_full",
+                key="limits.max_store_bytes",
+                value=limits.max_store_bytes,
+                fix="make room or raise the limit; what is stored is safe",
+            )
+        if self._open[message.sender] + recipients > limits.max_open:
+            raise SendError(
+                f"{message.sender} has {self._open[message.sender]} messages under way, the limit is {limits.max_open}",
+                code="quota",
+                key="limits.max_open_per_agent",
+                value=limits.max_open,
+                fix="wait until some are delivered: `trishula status` says which node does not take them",
+            )
+
+    def _stored(
+        self, ref: object, message: Message, envelopes: Sequence[Envelope], now: Instant, results: Sequence[Result]
+    ) -> list[Effect]:
+        (result,) = results
+        if isinstance(result, Conflict):
+            self._open[message.sender] -= len(envelopes)
+            error = SendError(
+                f"{message.sender} has already sent another message with the id {message.id}",
+                code="id_conflict",
+                key="id",
+                value=message.id,
+                fix="give the new one an id of its own, or none",
+            )
+            return [Rejected(ref, error)]
+        assert isinstance(result, Originated)
+        stored = Stored(ref, message.id, message.digest, result.progress, result.fresh)
+        if not result.fresh:
+            self._open[message.sender] -= len(envelopes)
+            return [stored]
+        effects: list[Effect] = [stored]
+        for row, envelope in zip(result.progress, envelopes, strict=True):
+            self._desk.own[row.dest].push(Pending(row.seq, envelope, stored=now.mono))
+        self._expects(now, envelopes[0].expires_at)
+        for dest in dict.fromkeys(row.dest for row in result.progress):
+            effects += self._desk.pump(now, dest)
+        return effects
+
+    def _not_stored(self, ref: object, message: Message, count: int, _now: Instant, error: SendError) -> list[Effect]:
+        self._open[message.sender] -= count
+        return [Rejected(ref, error)]
+
+    # ------------------------------------------------------------ the recipient's word
+
+    def receipts(self, now: Instant, carrier: str, signed: Iterable[frames.SignedReceipt]) -> list[Effect]:
+        """Receipts for our mail, from its recipient's node or over a relay."""
+        effects: list[Effect] = []
+        receipts = []
+        for item in signed:
+            receipt = item.open()
+            wrong = self._desk.trust.doubt(item, receipt)
+            if wrong:
+                effects.append(
+                    Warn(f"ignored a receipt of {receipt.dest} for {receipt.key.id} from {carrier}: {wrong}")
+                )
+            else:
+                receipts.append(receipt)
+        return effects + self.settle(now, carrier, receipts)
+
+    def settle(self, now: Instant, carrier: str, receipts: Iterable[Receipt]) -> list[Effect]:
+        records: list[Settle] = []
+        pendings: list[Pending | None] = []
+        for receipt in receipts:
+            window = self._desk.own.get(receipt.dest)
+            pending = None if window is None else window.answered(receipt.key)
+            latency = None if pending is None or pending.stored is None else (now.mono - pending.stored) * 1000
+            records.append(Settle(receipt, route_name(receipt.dest, carrier), now.wall, latency))
+            pendings.append(pending)
+        if not records:
+            return []
+        return [self._desk.commit(records, partial(self._settled, pendings), partial(self._not_settled, pendings))]
+
+    def _settled(self, pendings: Sequence[Pending | None], now: Instant, results: Sequence[Result]) -> list[Effect]:
+        effects: list[Effect] = []
+        for pending, result in zip(pendings, results, strict=True):
+            assert isinstance(result, Settled)
+            if result.progress is None:
+                what = "what was never sent" if pending is None else f"other bytes than {pending.envelope.key.id}'s"
+                effects.append(Warn(f"ignored a receipt for {what}"))
+                if pending is not None:
+                    self._desk.own[pending.envelope.dest].unsettled(pending, now.mono, self._desk.random())
+                continue
+            if pending is not None:
+                self._desk.own[pending.envelope.dest].release(pending)
+            if result.fresh:
+                effects.append(Progressed(result.progress))
+                self._closed(result.was, result.progress.key.sender)
+        for dest in dict.fromkeys(pending.envelope.dest for pending in pendings if pending is not None):
+            effects += self._desk.pump(now, dest)
+        return effects
+
+    def _not_settled(self, pendings: Sequence[Pending | None], now: Instant, _error: SendError) -> list[Effect]:
+        for pending in filter(None, pendings):
+            self._desk.own[pending.envelope.dest].unsettled(pending, now.mono, self._desk.random())
+        return []
+
+    def _closed(self, was: State | None, sender: str) -> None:
+        if was is State.STORED:
+            self._open[sender] -= 1
+            if self._open[sender] <= 0:
+                del self._open[sender]
+
+    # ------------------------------------------------------------ custody
+
+    def acked(self, now: Instant, line: Line, offer: Offer) -> list[Effect]:
+        """A frame of ours is dealt with. What of it has no answer is in custody, or to be offered again."""
+        left = offer.delivery.unanswered(offer.keys)
+        if line.node == offer.delivery.dest:
+            self._defer(now, left, f"{line.node} took it and has not answered")
+            return []
+        if not left:
+            return []
+        record = Entrust(tuple(pending.envelope.key for pending in left), line.node)
+        done = partial(self._entrusted, offer.delivery.dest, line.node, left)
+        return [self._desk.commit([record], done, partial(self._not_entrusted, left))]
+
+    def _entrusted(
+        self, dest: str, custodian: str, pendings: Sequence[Pending], now: Instant, _results: Sequence[Result]
+    ) -> list[Effect]:
+        for pending in pendings:
+            self._desk.own[dest].release(pending)
+        custody = self._custody[dest]
+        custody.custodians.add(custodian)
+        if custody.due is None:
+            custody.due = now.mono + self._pause(custody.attempts)
+        return self.review(dest) + self._desk.pump(now, dest)
+
+    def _not_entrusted(self, pendings: Sequence[Pending], now: Instant, error: SendError) -> list[Effect]:
+        self._defer(now, pendings, error.message)
+        return []
+
+    def _defer(self, now: Instant, pendings: Sequence[Pending], reason: str) -> None:
+        random = self._desk.random()  # one for all, so that they come back in their order
+        for pending in pendings:
+            self._desk.own[pending.envelope.dest].deferred(pending.envelope.key, now.mono, random, reason)
+
+    def review(self, dest: str) -> list[Effect]:
+        """The ways have changed: what is with a custodian that has lost the way to `dest` goes another, if there is."""
+        routes = self._desk.routes
+        route = routes.route(dest)
+        if route is None or not route.reaches:
+            return []
+        return self._reclaim(dest, {c for c in self._custody[dest].custodians if not routes.reaches(c, dest)})
+
+    def direct(self, dest: str, line: Line) -> list[Effect]:
+        """A link to `dest` has come up: offer it what has no receipt, and ask about what may have come further."""
+        self._desk.own[dest].hurry()
+        self._custody[dest].attempts = 0
+        effects = self._reclaim(dest, self._custody[dest].custodians)
+        survey = self._desk.commit([Survey(dest, SURVEYED)], partial(self._surveyed, line), lambda _now, _error: [])
+        return [*effects, survey]
+
+    def forgot(self, custodian: str) -> list[Effect]:
+        """A neighbour has come back with another store: it has nothing of ours."""
+        return [
+            effect
+            for dest, custody in self._custody.items()
+            for effect in self._reclaim(dest, custody.custodians & {custodian})
+        ]
+
+    def _surveyed(self, line: Line, _now: Instant, results: Sequence[Result]) -> list[Effect]:
+        (result,) = results
+        assert isinstance(result, Surveyed)
+        if self._desk.routes.lines.get(line.number) is not line:
+            return []
+        items = [
+            frames.Asked(sender=row.key.sender, to=row.key.to, id=row.key.id, digest=row.digest, state=row.state)
+            for row in result.progress
+        ]
+        pages = [items[start : start + frames.BATCH_COUNT] for start in range(0, len(items), frames.BATCH_COUNT)]
+        return [Transmit(line.number, frames.Query(items=page)) for page in pages]
+
+    def _reclaim(self, dest: str, custodians: Iterable[str]) -> list[Effect]:
+        custody = self._custody[dest]
+        wanted = tuple(sorted(custodians))
+        if not wanted:
+            return []
+        custody.custodians -= set(wanted)
+        if not custody.custodians:
+            custody.due = None
+        done, failed = partial(self._reclaimed, dest), partial(self._not_reclaimed, dest, wanted)
+        return [self._desk.commit([Reclaim(wanted, dest)], done, failed)]
+
+    def _reclaimed(self, dest: str, now: Instant, results: Sequence[Result]) -> list[Effect]:
+        (result,) = results
+        assert isinstance(result, Done)
+        if result.count:
+            self._desk.own[dest].rewind()
+        return self._desk.pump(now, dest)
+
+    def _not_reclaimed(self, dest: str, custodians: Sequence[str], now: Instant, _error: SendError) -> list[Effect]:
+        custody = self._custody[dest]
+        custody.custodians.update(custodians)
+        custody.due = now.mono + _RETRY_S
+        return []
+
+    def _pause(self, attempts: int) -> float:
+        ceiling = min(RECLAIM_CAP, RECLAIM_BASE * 2.0 ** min(attempts, 16))
+        return ceiling * (1 + self._desk.random()) / 2
+
+    # ------------------------------------------------------------ time
+
+    def deadline(self) -> float | None:
+        dues = [self._give_up_at, *(custody.due for custody in self._custody.values())]
+        return min((due for due in dues if due is not None), default=None)
+
+    def tick(self, now: Instant) -> list[Effect]:
+        effects: list[Effect] = []
+        for dest, custody in self._custody.items():
+            if custody.due is not None and custody.due <= now.mono:
+                custody.attempts += 1
+                effects += self._reclaim(dest, custody.custodians)
+        if self._give_up_at is not None and self._give_up_at <= now.mono:
+            effects += self._give_up(now)
+        return effects
+
+    def _give_up(self, now: Instant, nodes: tuple[str, ...] = ()) -> list[Effect]:
+        """End what has expired; with `nodes`, also what is for none of these (rules 8, 9 and 14)."""
+        self._give_up_at = None
+        before = now.wall - 2 * self._desk.limits.max_skew if self._desk.clock.trusted(now) else 0
+        if not nodes and (self._next_expiry is None or self._next_expiry >= before):
+            self._expects(now, self._next_expiry)
+            return []
+        record = GiveUp(before, nodes, now.wall, _GIVEN_UP_AT_ONCE)
+        return [self._desk.commit([record], partial(self._given_up, nodes), partial(self._not_given_up, nodes))]
+
+    def _given_up(self, nodes: tuple[str, ...], now: Instant, results: Sequence[Result]) -> list[Effect]:
+        (result,) = results
+        assert isinstance(result, Ended)
+        effects: list[Effect] = []
+        for progress in result.progress:
+            if progress.dest in self._desk.own:
+                self._desk.own[progress.dest].ended(progress.key)
+            self._closed(State.STORED, progress.key.sender)
+            effects.append(Progressed(progress))
+        if result.more:
+            return effects + self._give_up(now, nodes)
+        self._next_expiry = None
+        self._expects(now, result.next_expiry)
+        return effects
+
+    def _not_given_up(self, nodes: tuple[str, ...], now: Instant, _error: SendError) -> list[Effect]:
+        del nodes  # after a restart, then
+        self._give_up_at = now.mono + _RETRY_S
+        return []
+
+    def _expects(self, now: Instant, expires_at: int | None) -> None:
+        """Something expires then: come back when it is over for certain, or when the clock may be believed."""
+        if expires_at is None:
+            return
+        self._next_expiry = expires_at if self._next_expiry is None else min(expires_at, self._next_expiry)
+        over = now.mono + max(0.0, (self._next_expiry + 2 * self._desk.limits.max_skew + 1 - now.wall) / 1000)
+        if not self._desk.clock.trusted(now):
+            over = max(over, self._desk.clock.trusted_at(now))
+        over = min(over, now.mono + _LOOK_EVERY_S)  # the wall clock may be set in the meantime
+        self._give_up_at = over if self._give_up_at is None else min(over, self._give_up_at)

@@ -1,0 +1,117 @@
+"""The relay's part: hold a neighbour's mail for a third node until that has it, and carry its word back.
+
+    links ─── Deliver ─► Commit(Hold) ─ committed ─► Ack; and into the window of its destination
+    links ─── Receipts ► Commit(Drop), Transmit(Receipts) to their origin
+
+A relay acknowledges only what it holds at that moment (rule 2), takes mail from its origin and gives it to its
+recipient's node (rule 4), and never ends a message (rule 5). It can read what it carries; it can't change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+from trishula.protocol import frames
+from trishula.protocol.clock import Instant
+from trishula.protocol.delivery import Pending
+from trishula.protocol.desk import Desk
+from trishula.protocol.effects import Effect, Transmit
+from trishula.protocol.envelope import Envelope
+from trishula.protocol.errors import SendError
+from trishula.protocol.message import digest_of
+from trishula.protocol.records import Drop, Held, Hold, Result, Seal
+from trishula.protocol.routes import Line, Offer
+from trishula.protocol.trust import DeferError
+
+
+class Relay:
+    """What this node holds for others."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._bytes = 0
+
+    def begin(self, held_bytes: int) -> None:
+        self._bytes = held_bytes
+
+    def forgot(self, size: int) -> None:
+        """So many bytes have expired here."""
+        self._bytes -= size
+
+    # ------------------------------------------------------------ custody
+
+    def judge(self, now: Instant, neighbour: str, signed: frames.SignedEnvelope, envelope: Envelope) -> Hold | None:
+        """What to commit for an envelope for another node; None for what has expired. Raises `DeferError`."""
+        desk = self._desk
+        if envelope.dest not in desk.held:
+            raise DeferError(f"there is no node {envelope.dest} in this mesh")
+        desk.trust.carries(envelope, neighbour)
+        if desk.clock.trusted(now):
+            if envelope.expires_at <= now.wall:
+                return None
+            if desk.trust.lives_too_long(now, envelope):
+                raise DeferError("it expires later than limits.max_ttl_s of this node allows")
+        if desk.full:
+            raise DeferError(desk.full)
+        if self._bytes + len(envelope.payload) > desk.limits.max_held_bytes:
+            raise DeferError(f"{self._bytes} bytes are in custody here already (limits.max_held_bytes)")
+        if not desk.always_on and desk.routes.line_to(envelope.dest) is None:
+            raise DeferError(f"this node has no link to {envelope.dest}")
+        return Hold(envelope, Seal(signed.kid, signed.mac), digest_of(envelope.payload), now.wall)
+
+    def held(self, now: Instant, record: Hold, result: Held) -> list[Effect]:
+        """It is in custody, durably."""
+        self._bytes += result.added
+        envelope = record.envelope
+        self._desk.held[envelope.dest].push(Pending(result.seq, envelope, record.seal))
+        line = self._desk.routes.line_to(envelope.dest)
+        return [] if line is None else self._desk.pump_line(now, line)
+
+    # ------------------------------------------------------------ the recipient's word
+
+    def receipts(self, now: Instant, line: Line, signed: Iterable[frames.SignedReceipt]) -> list[Effect]:
+        """Receipts for the mail of others: from its recipient's node, else they are none of our business."""
+        effects: list[Effect] = []
+        answered: list[Pending] = []
+        onward: dict[str, list[frames.SignedReceipt]] = {}
+        for item in signed:
+            receipt = item.open()
+            if receipt.dest != line.node:
+                continue
+            onward.setdefault(receipt.origin, []).append(item)
+            window = self._desk.held[line.node]
+            pending = window.answered(receipt.key)
+            if pending is not None and digest_of(pending.envelope.payload) == receipt.digest:
+                answered.append(pending)
+            elif pending is not None:
+                window.unsettled(pending, now.mono, self._desk.random())
+        if answered:
+            record = Drop(tuple(pending.seq for pending in answered))
+            done, failed = partial(self._dropped, answered), partial(self._not_dropped, answered)
+            effects.append(self._desk.commit([record], done, failed))
+        for origin, receipts in onward.items():
+            way = self._desk.routes.line_to(origin)
+            if way is not None and origin != line.node:
+                effects.append(Transmit(way.number, frames.Receipts(receipts=receipts)))
+        return effects
+
+    def acked(self, now: Instant, line: Line, offer: Offer) -> list[Effect]:
+        """A frame is dealt with; what of it has no answer is offered again later."""
+        random = self._desk.random()
+        for pending in offer.delivery.unanswered(offer.keys):
+            reason = f"{line.node} took it and has not answered"
+            offer.delivery.deferred(pending.envelope.key, now.mono, random, reason)
+        return []
+
+    def _dropped(self, pendings: Sequence[Pending], now: Instant, _results: Sequence[Result]) -> list[Effect]:
+        for pending in pendings:
+            self._bytes -= len(pending.envelope.payload)
+            self._desk.held[pending.envelope.dest].release(pending)
+        line = self._desk.routes.line_to(pendings[0].envelope.dest)
+        return [] if line is None else self._desk.pump_line(now, line)
+
+    def _not_dropped(self, pendings: Sequence[Pending], now: Instant, _error: SendError) -> list[Effect]:
+        for pending in pendings:
+            self._desk.held[pending.envelope.dest].unsettled(pending, now.mono, self._desk.random())
+        return []

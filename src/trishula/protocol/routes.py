@@ -1,0 +1,102 @@
+"""Who is linked to whom, and which way mail goes: direct, else over one relay (rule 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from trishula.protocol import frames
+
+if TYPE_CHECKING:
+    from trishula.protocol.delivery import Delivery
+    from trishula.protocol.envelope import Key
+
+LOOPBACK = 0
+"""The number of the link from the node to itself."""
+DIRECT = "direct"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A `Deliver` frame that is under way."""
+
+    delivery: Delivery
+    keys: tuple[Key, ...]
+    size: int
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """A link that is up, as the engine sees it. `window` is how many bytes may be under way on it."""
+
+    number: int
+    node: str
+    window: int
+    suspect: bool = False
+    next_seq: int = 1
+    unacked: int = 0
+    offers: dict[int, Offer] = field(default_factory=dict)
+    arriving: int = 0
+    """Bytes of the peer's mail that are not yet committed here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way to a node: over `line` to it or to the relay `via`. Not `reaches`: the relay waits with the mail."""
+
+    line: Line
+    via: str
+    reaches: bool
+
+
+def route_name(dest: str, via: str) -> str:
+    """As it is reported: `direct`, or `relay:<node>`."""
+    return DIRECT if via == dest else f"relay:{via}"
+
+
+class Routes:
+    """The links of `node`, and what its neighbours say of theirs. `peers` says of each node if it is always on."""
+
+    def __init__(self, node: str, window: int, peers: Mapping[str, bool], *, always_on: bool) -> None:
+        self.node = node
+        self.lines: dict[int, Line] = {LOOPBACK: Line(LOOPBACK, node, window)}
+        self.neighbours: dict[str, frames.Topology] = {}
+        """What each linked node last said."""
+        self._peers = dict(peers)
+        self._always_on = always_on
+
+    def lines_to(self, node: str) -> list[Line]:
+        return [line for line in self.lines.values() if line.node == node]
+
+    def linked(self) -> list[str]:
+        """The nodes that new mail may be sent to."""
+        return sorted({line.node for line in self.lines.values() if line.number != LOOPBACK and not line.suspect})
+
+    def line_to(self, node: str) -> Line | None:
+        """The newest link to a node that is above suspicion."""
+        usable = (line for line in self.lines_to(node) if not line.suspect)
+        return max(usable, key=lambda line: line.number, default=None)
+
+    def reaches(self, relay: str, dest: str) -> bool:
+        """Whether `relay` is linked to us and, by its own word, to `dest`."""
+        said = self.neighbours.get(relay)
+        return said is not None and dest in said.links and self.line_to(relay) is not None
+
+    def route(self, dest: str) -> Route | None:
+        """The way that mail for `dest` goes now, or None: it waits here."""
+        line = self.line_to(dest)
+        if line is not None:
+            return Route(line, dest, reaches=True)
+        relays = [relay for relay in self.linked() if self.reaches(relay, dest)]
+        if relays:
+            return self._over(min(relays, key=lambda relay: (not self._peers[relay], relay)), reaches=True)
+        waiting = [relay for relay in self.linked() if self._peers[relay]]
+        if waiting and not self._always_on:
+            return self._over(waiting[0], reaches=False)
+        return None
+
+    def _over(self, relay: str, *, reaches: bool) -> Route:
+        line = self.line_to(relay)
+        assert line is not None
+        return Route(line, relay, reaches)
