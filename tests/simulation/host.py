@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from simulation.network import End, Network
@@ -12,9 +12,10 @@ from simulation.world import World
 from trishula.protocol import effects, frames, link
 from trishula.protocol.backoff import full_jitter
 from trishula.protocol.clock import Instant
+from trishula.protocol.delivery import Row
 from trishula.protocol.directory import Directory
 from trishula.protocol.engine import Engine
-from trishula.protocol.envelope import Envelope, Key
+from trishula.protocol.envelope import Key
 from trishula.protocol.errors import SendError
 from trishula.protocol.frames import Introduction
 from trishula.protocol.limits import Limits
@@ -37,7 +38,9 @@ class Wiring:
 
     node: str
     dials: tuple[str, ...]
-    peers: tuple[str, ...]
+    peers: Mapping[str, bool]
+    """The other nodes, and whether each is always on."""
+    always_on: bool
     directory: Directory
     keyring: Keyring
     limits: Limits
@@ -113,7 +116,13 @@ class NodeProcess:
         self.world = host.world
         self.witness = host.witness
         self.engine = Engine(
-            host.name, wiring.directory, wiring.keyring, wiring.limits, wiring.peers, self.world.random.random
+            host.name,
+            wiring.directory,
+            wiring.keyring,
+            wiring.limits,
+            wiring.peers,
+            self.world.random.random,
+            always_on=wiring.always_on,
         )
         self.sockets: list[End] = []
         self.dead = False
@@ -173,7 +182,7 @@ class NodeProcess:
             end.lose()
 
     def start(self) -> None:
-        self._carry_out(self.engine.start())
+        self._carry_out(self.engine.start(self._now()))
         for peer in self.host.wiring.dials:
             self.dial(peer)
 
@@ -228,7 +237,7 @@ class NodeProcess:
     def heard(self, end: End, data: bytes) -> None:
         if (wire := self._wires.get(end)) is not None:
             now = self._now()
-            wire.link.bytes_arrived(now)
+            self._follow(wire, wire.link.bytes_arrived(now))
             self._follow(wire, wire.link.receive(now, data))
 
     def lost(self, end: End) -> None:
@@ -262,6 +271,10 @@ class NodeProcess:
                         wire.heard[frame.seq] = frame
                     assert wire.number is not None
                     self._carry_out(self.engine.receive(self._now(), wire.number, frame))
+                case link.Suspected(suspect) if wire.number is not None:
+                    self._carry_out(self.engine.suspected(self._now(), wire.number, suspect=suspect))
+                case link.Measured(offset, rtt) if wire.number is not None:
+                    self._carry_out(self.engine.measured(self._now(), wire.number, offset, rtt))
                 case link.Hangup(code, reason):
                     self.world.tell(self.host.name, f"hangs up on {wire.link.peer}: {code} {reason}")
                     wire.end.shutdown()
@@ -279,14 +292,12 @@ class NodeProcess:
 
     def _synced(self, group: list[effects.Commit]) -> None:
         """The disk has it, or has none of it. The event loop hears of that a little later."""
-        transaction = self.host.disk.begin()
-        done = [(batch.batch, transaction.apply(batch.records)) for batch in group]
         if self.host.full:
             error = SendError("the disk is full", code="store_full")
             numbers = [batch.batch for batch in group]
             self._news(lambda: self.engine.failed(self._now(), numbers, error))
         else:
-            transaction.commit()
+            done = [(batch.batch, self.host.disk.commit(*batch.records)) for batch in group]
             self._news(lambda: self.engine.committed(self._now(), done))
         self.idle = True
         self.host.spark("durable")
@@ -302,8 +313,8 @@ class NodeProcess:
             rows, complete = self.host.disk.pending(load)
             self.later(self.world.random.uniform(0.0, LOAD_TAKES), lambda: hand_over(rows, complete=complete))
 
-        def hand_over(rows: list[tuple[int, Envelope]], *, complete: bool) -> None:
-            self._carry_out(self.engine.loaded(self._now(), load.dest, rows, urgent=load.urgent, complete=complete))
+        def hand_over(rows: list[Row], *, complete: bool) -> None:
+            self._carry_out(self.engine.loaded(self._now(), load, rows, complete=complete))
 
         self.later(self.world.random.uniform(0.0, LOAD_TAKES), read)
 
@@ -336,5 +347,9 @@ class NodeProcess:
                     self.witness.progressed(self.host, progress)
                 case effects.Arrived(entry):
                     self.witness.arrived(self.host, entry)
+                case effects.Redial():
+                    for wire in [wire for wire in self._wires.values() if wire.link.side is Side.DIALLER]:
+                        wire.end.shutdown()
+                        wire.end.lose()
                 case effects.Warn(text):
                     self.world.tell(self.host.name, f"warns: {text}")

@@ -54,7 +54,8 @@ class Mesh:
             wiring = Wiring(
                 node=name,
                 dials=tuple(peer for pair in diallers for peer in pair if diallers[pair] == name != peer),
-                peers=tuple(peer for peer in names if peer != name),
+                peers={peer: peer != names[0] for peer in names if peer != name},
+                always_on=name != names[0],
                 directory=directory,
                 keyring=self.keyrings[name],
                 limits=limits or Limits(),
@@ -265,7 +266,7 @@ class Chaos:
         """Two links to one node, dialled by either side."""
         host = self._host()
         if host.process is not None:
-            host.process.dial(self._random.choice(host.wiring.peers))
+            host.process.dial(self._random.choice(list(host.wiring.peers)))
 
     def _meddle(self) -> None:
         network = self._mesh.network

@@ -2,111 +2,219 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
-from collections.abc import Sequence
-from itertools import accumulate
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate, islice
+from typing import NamedTuple
 
 from trishula.protocol import ledger
+from trishula.protocol.delivery import Row
 from trishula.protocol.effects import Load
 from trishula.protocol.envelope import Envelope, Key, State
 from trishula.protocol.message import Message
-from trishula.protocol.records import Entry, Progress, Record, Result
+from trishula.protocol.names import PROBE
+from trishula.protocol.records import Entry, Held, Hold, Progress, Pruned, Record, Result, Seal
+
+TABLES = ("messages", "envelopes", "sent", "ledger", "inbox", "held", "numbers")
+
+
+class Custody(NamedTuple):
+    """A row of `held`."""
+
+    seq: int
+    envelope: Envelope
+    seal: Seal
 
 
 class Disk:
-    """The tables of one node, as they would be found after a power cut."""
+    """The tables of one node, as they would be found after a power cut: `records.Rows`."""
 
     def __init__(self) -> None:
         self.messages: dict[tuple[str, str], str] = {}
         self.envelopes: dict[Key, Envelope] = {}
-        self.outgoing: dict[Key, Progress] = {}
+        self.sent: dict[Key, Progress] = {}
         self.ledger: dict[Key, tuple[Entry, ...]] = {}
         self.inbox: dict[Key, bytes] = {}
-        self.last_seq = 0
-
-    def begin(self) -> Transaction:
-        return Transaction(self)
+        """Of what was delivered here."""
+        self.held: dict[Key, Custody] = {}
+        self.numbers: dict[str, int] = {"seq": 0, "held": 0, "forgotten": 0}
 
     def commit(self, *records: Record) -> list[Result]:
-        """Apply these records in one transaction that succeeds."""
-        transaction = self.begin()
-        results = transaction.apply(records)
-        transaction.commit()
-        return results
+        """Apply these records, all of them: who wants none of them applies them to a copy."""
+        return [ledger.apply(self, record) for record in records]
 
-    def pending(self, load: Load) -> tuple[list[tuple[int, Envelope]], bool]:
+    def copy(self) -> Disk:
+        """A backup."""
+        backup = Disk()
+        for table in TABLES:
+            getattr(backup, table).update(getattr(self, table))
+        return backup
+
+    def pending(self, load: Load) -> tuple[list[Row], bool]:
         """What a `Load` asks for, and whether that is all there is."""
-        rows = [
-            (row.seq, self.envelopes[row.key])
-            for row in self.outgoing.values()
-            if row.dest == load.dest
-            and row.seq > load.after
-            and row.state is State.STORED
-            and self.envelopes[row.key].urgent is load.urgent
-        ]
-        filled = accumulate(len(envelope.payload) for _, envelope in rows)
+        rows: list[Row] = []
+        if load.held:
+            held = sorted(self.held.values())
+            rows = [(row.seq, row.envelope, row.seal) for row in held if self._is_wanted(load, row.envelope, row.seq)]
+        else:
+            own = sorted(self.sent.values(), key=lambda row: row.seq)
+            rows = [
+                (row.seq, self.envelopes[row.key], None)
+                for row in own
+                if row.state is State.STORED
+                and not row.custodian
+                and self._is_wanted(load, self.envelopes[row.key], row.seq)
+            ]
+        filled = accumulate(len(envelope.payload) for _, envelope, _ in rows)
         within = 1 + sum(size < load.size for size in filled)
         fetched = rows[: min(load.limit, within)]
         return fetched, len(fetched) == len(rows)
 
+    @staticmethod
+    def _is_wanted(load: Load, envelope: Envelope, seq: int) -> bool:
+        return (envelope.dest, envelope.urgent) == (load.dest, load.urgent) and seq > load.after
 
-class Transaction:
-    """`Rows` that see their own writes at once, while the disk sees them at `commit`, all or none."""
-
-    def __init__(self, disk: Disk) -> None:
-        self._disk = disk
-        self._messages = ChainMap({}, disk.messages)
-        self._envelopes = ChainMap({}, disk.envelopes)
-        self._outgoing = ChainMap({}, disk.outgoing)
-        self._ledger = ChainMap({}, disk.ledger)
-        self._inbox = ChainMap({}, disk.inbox)
-        self._last_seq = disk.last_seq
-
-    def apply(self, records: Sequence[Record]) -> list[Result]:
-        return [ledger.apply(self, record) for record in records]
-
-    def commit(self) -> None:
-        for table in (self._messages, self._envelopes, self._outgoing, self._ledger, self._inbox):
-            written, kept = table.maps
-            kept.update(written)
-        self._disk.last_seq = self._last_seq
+    # ------------------------------------------------------------ what local agents sent
 
     def message_digest(self, sender: str, message_id: str) -> str | None:
-        return self._messages.get((sender, message_id))
+        return self.messages.get((sender, message_id))
 
     def add_message(self, message: Message, at: int) -> None:
         del at
-        self._messages[message.sender, message.id] = message.digest
+        self.messages[message.sender, message.id] = message.digest
 
     def add_outgoing(self, envelope: Envelope, digest: str, at: int) -> Progress:
-        self._last_seq += 1
         progress = Progress(
-            seq=self._last_seq,
+            seq=self._next("seq"),
             key=envelope.key,
             dest=envelope.dest,
             digest=digest,
             expires_at=envelope.expires_at,
             stored_at=at,
         )
-        self._envelopes[envelope.key] = envelope
-        self._outgoing[envelope.key] = progress
+        self.envelopes[envelope.key] = envelope
+        self.sent[envelope.key] = progress
         return progress
 
     def outgoing(self, sender: str, message_id: str) -> tuple[Progress, ...]:
-        mine = (row for key, row in self._outgoing.items() if (key.sender, key.id) == (sender, message_id))
-        return tuple(sorted(mine, key=lambda row: row.seq))
+        return tuple(row for row in self._rows() if row.key[:2] == (sender, message_id))
 
     def progress(self, key: Key) -> Progress | None:
-        return self._outgoing.get(key)
+        return self.sent.get(key)
 
     def set_progress(self, progress: Progress) -> None:
-        self._outgoing[progress.key] = progress
+        self.sent[progress.key] = replace(progress, custodian="")
+
+    def overdue(self, before: int, limit: int) -> Sequence[Progress]:
+        return [row for row in self._open() if row.expires_at < before][:limit]
+
+    def orphaned(self, nodes: Collection[str], limit: int) -> Sequence[Progress]:
+        return [row for row in self._open() if row.dest not in nodes][:limit]
+
+    def next_expiry(self) -> int | None:
+        return min((row.expires_at for row in self._open()), default=None)
+
+    def entrust(self, key: Key, custodian: str) -> None:
+        row = self.sent.get(key)
+        if row is not None and row.state is State.STORED:
+            self.sent[key] = replace(row, custodian=custodian)
+
+    def reclaim(self, custodians: Collection[str], dest: str | None) -> int:
+        mine = [
+            row
+            for row in self._open()
+            if row.custodian and dest in (None, row.dest) and (not custodians or row.custodian in custodians)
+        ]
+        for row in mine:
+            self.sent[row.key] = replace(row, custodian="")
+        return len(mine)
+
+    def newest(self, dest: str, limit: int) -> Sequence[Progress]:
+        hopeful = (State.DELIVERED, State.UNCONFIRMED)
+        rows = (row for row in reversed(self._rows()) if row.dest == dest and row.state in hopeful)
+        return list(islice(rows, limit))
+
+    def open_counts(self) -> Mapping[str, int]:
+        return Counter(row.key.sender for row in self._open())
+
+    # ------------------------------------------------------------ what local agents got
 
     def entries(self, key: Key) -> tuple[Entry, ...]:
-        return self._ledger.get(key, ())
+        return self.ledger.get(key, ())
 
-    def add_entry(self, entry: Entry, envelope: Envelope) -> None:
-        self._ledger[entry.key] = (*self.entries(entry.key), entry)
-        if entry.outcome is State.DELIVERED:
-            assert entry.key not in self._inbox, f"{entry.key} is delivered a second time"
-            self._inbox[entry.key] = envelope.payload
+    def received(self, agent: str, message_id: str) -> tuple[Entry, ...]:
+        return tuple(
+            entry
+            for key, entries in self.ledger.items()
+            if (key.to, key.id) == (agent, message_id)
+            for entry in entries
+        )
+
+    def add_entry(self, entry: Entry, payload: bytes | None, file: str = "") -> None:
+        del file
+        self.ledger[entry.key] = (*self.entries(entry.key), entry)
+        if payload is not None:
+            assert entry.key not in self.inbox, f"{entry.key} is delivered a second time"
+            self.inbox[entry.key] = payload
+
+    def set_read(self, entry: Entry) -> None:
+        self.ledger[entry.key] = tuple(
+            entry if known.digest == entry.digest else known for known in self.entries(entry.key)
+        )
+
+    def unread_counts(self) -> Mapping[str, int]:
+        entries = (entry for entries in self.ledger.values() for entry in entries)
+        return Counter(e.key.to for e in entries if e.outcome is State.DELIVERED and e.key.to != PROBE)
+
+    def forgotten(self) -> int:
+        return self.numbers["forgotten"]
+
+    # ------------------------------------------------------------ custody and retention
+
+    def hold(self, record: Hold) -> Held:
+        former = self.held.get(record.envelope.key)
+        seq = self._next("held")
+        self.held[record.envelope.key] = Custody(seq, record.envelope, record.seal)
+        return Held(seq, len(record.envelope.payload) - (len(former.envelope.payload) if former else 0))
+
+    def drop(self, seqs: Collection[int]) -> None:
+        for key in [key for key, row in self.held.items() if row.seq in seqs]:
+            del self.held[key]
+
+    def held_bytes(self) -> int:
+        return sum(len(row.envelope.payload) for row in self.held.values())
+
+    def prune(self, before: int, limit: int) -> Pruned:
+        ended = [
+            entries
+            for entries in self.ledger.values()
+            if all(e.expires_at < before and (e.outcome is not State.DELIVERED or e.key.to == PROBE) for e in entries)
+        ]
+        ended = sorted(ended, key=lambda entries: max(entry.expires_at for entry in entries))[:limit]
+        for entries in ended:
+            del self.ledger[entries[0].key]
+            last = max(entry.expires_at for entry in entries)
+            self.numbers["forgotten"] = max(self.numbers["forgotten"], last)
+        sent = [row for row in self._rows() if row.state is not State.STORED and row.expires_at < before][:limit]
+        for row in sent:
+            del self.sent[row.key]
+        for sender, message_id in {row.key[:2] for row in sent}:
+            if not self.outgoing(sender, message_id):
+                del self.messages[sender, message_id]
+        held = [row for row in self.held.values() if row.envelope.expires_at < before][:limit]
+        self.drop([row.seq for row in held])
+        more = max(len(ended), len(sent), len(held)) >= limit
+        return Pruned(more, sum(len(row.envelope.payload) for row in held))
+
+    # ------------------------------------------------------------
+
+    def _next(self, number: str) -> int:
+        self.numbers[number] += 1
+        return self.numbers[number]
+
+    def _rows(self) -> list[Progress]:
+        return sorted(self.sent.values(), key=lambda row: row.seq)
+
+    def _open(self) -> list[Progress]:
+        return [row for row in self._rows() if row.state is State.STORED]

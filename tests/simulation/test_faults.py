@@ -50,7 +50,7 @@ def test_in_quiet_times_every_message_crosses_at_once_and_in_order() -> None:
         mesh.world.at(1.0 + number / 10, lambda: [agent.write("all") for agent in mesh.agents.values()])
     mesh.world.run(12.0)
     mesh.settle()
-    rows = [row for host in mesh.hosts.values() for row in host.disk.outgoing.values()]
+    rows = [row for host in mesh.hosts.values() for row in host.disk.sent.values()]
     assert len(rows) == 100 * 6 * 5
     assert max(row.latency_ms or 0 for row in rows) < 100
     for host in mesh.hosts.values():
@@ -155,11 +155,11 @@ def test_a_full_disk_at_the_recipient_delays_and_refuses_nothing() -> None:
     mesh.agents["a0"].write("b0")
     mesh.world.run(mesh.world.now + 300)
     key = Key("a0", "a0-1", "b0")
-    assert mesh.hosts["a"].disk.outgoing[key].state is State.STORED
+    assert mesh.hosts["a"].disk.sent[key].state is State.STORED
     assert mesh.witness.counts["Defer"] >= 5
     mesh.hosts["b"].full = False
     mesh.world.run(mesh.world.now + 61)
-    assert mesh.hosts["a"].disk.outgoing[key].state is State.DELIVERED
+    assert mesh.hosts["a"].disk.sent[key].state is State.DELIVERED
 
 
 def test_a_peer_whose_disk_is_slow_delays_nobody_else() -> None:

@@ -80,7 +80,7 @@ class Witness:
         on_disk = host.disk.messages.get(name)
         self.demand(on_disk == news.digest, f"{name} is said to be stored, but the disk has {on_disk}")
         for row in news.progress:
-            durable = host.disk.outgoing.get(row.key)
+            durable = host.disk.sent.get(row.key)
             self.demand(durable is not None, f"{row.key} is said to be stored, but it is not on the disk")
         promise = Promise(news.message_id, news.digest, tuple(row.key.to for row in news.progress), submission.lasting)
         kept = self.promises.setdefault(name, promise)
@@ -103,10 +103,14 @@ class Witness:
         match frame:
             case frames.Deliver(envelopes=sealed):
                 for envelope in (item.open() for item in sealed):
-                    on_disk = host.disk.envelopes.get(envelope.key)
+                    if envelope.origin == host.name:
+                        on_disk = host.disk.envelopes.get(envelope.key)
+                    else:
+                        row = host.disk.held.get(envelope.key)
+                        on_disk = None if row is None else row.envelope
                     self.demand(on_disk == envelope, f"{envelope.key} went out of {host.name} without its commit")
             case frames.Receipts(receipts=signed):
-                for word in (item.open() for item in signed):
+                for word in (item.open() for item in signed if item.dest == host.name):
                     entries = host.disk.ledger.get(word.key, ())
                     true = any((entry.digest, entry.outcome) == (word.digest, word.outcome) for entry in entries)
                     self.demand(true, f"{host.name} says {word.outcome} of {word.key}, but its disk doesn't")
@@ -127,6 +131,7 @@ class Witness:
             or envelope.key in wire.deferred
             or envelope.expires_at <= host.wall()
             or envelope.origin == host.name
+            or (envelope.key in host.disk.held and host.disk.held[envelope.key].envelope == envelope)
         )
 
     def progressed(self, host: Host, row: Progress) -> None:
@@ -135,7 +140,7 @@ class Witness:
         self.counts[row.state] += 1
         self.news[row.key, row.state] += 1
         self.demand(self.news[row.key, row.state] == 1, f"{host.name} heard twice that {row.key} is {row.state}")
-        durable = host.disk.outgoing.get(row.key)
+        durable = host.disk.sent.get(row.key)
         self.demand(
             durable is not None and durable.state is row.state, f"{row.key} is said to be {row.state} too early"
         )
@@ -152,13 +157,14 @@ class Witness:
     def looks_at(self, process: NodeProcess) -> None:
         """What a node holds in memory is bounded."""
         limits = process.host.wiring.limits
-        for window in process.engine._deliveries.values():
+        for window in process.engine._windows():
             self.demand(
                 0 <= window.backlog <= delivery.WINDOW_COUNT,
                 f"{window.backlog} envelopes for {window.dest} are in memory",
             )
-            most = limits.window_bytes + delivery.BATCH_BYTES + LARGEST
-            self.demand(0 <= window.unacked_bytes <= most, f"{window.unacked_bytes} bytes are under way")
+        most = limits.window_bytes + delivery.BATCH_BYTES + LARGEST
+        for line in process.engine._routes.lines.values():
+            self.demand(0 <= line.unacked <= most, f"{line.unacked} bytes are under way")
 
     # ------------------------------------------------------------ when the dust settles
 
@@ -177,8 +183,13 @@ class Witness:
             else:
                 owed += [
                     f"{host.name} holds {window.backlog} envelopes for {window.dest} in memory"
-                    for window in process.engine._deliveries.values()
-                    if window.backlog or window.unacked_bytes or window._in_flight or window._frames or window._waiting
+                    for window in process.engine._windows()
+                    if window.backlog or window._bytes or window._out or window._waiting
+                ]
+                owed += [
+                    f"{host.name} has {line.unacked} bytes under way to {line.node}"
+                    for line in process.engine._routes.lines.values()
+                    if line.unacked or line.offers or line.arriving
                 ]
                 if not process.idle:
                     owed.append(f"{host.name} is still writing")
@@ -187,7 +198,7 @@ class Witness:
         return owed
 
     def _lack(self, key: Key, promise: Promise) -> str:
-        row = self._home(key.sender).disk.outgoing.get(key)
+        row = self._home(key.sender).disk.sent.get(key)
         inbox = self._home(key.to).disk.inbox
         if row is None:
             return f"{key} was stored and is lost at its origin"
@@ -210,8 +221,8 @@ class Witness:
                 digests = [first.digest, *(entry.digest for entry in later)]
                 self.demand(len(set(digests)) == len(digests), f"{key} has two answers for one content")
             self._judge_order(host)
-            for key, row in host.disk.outgoing.items():
-                self.demand(row.state in (State.STORED, State.DELIVERED), f"{key} was {row.state} without reason")
+            for key, row in host.disk.sent.items():
+                self.demand(row.state is not State.REFUSED, f"{key} was {row.state} without reason")
 
     def _judge_order(self, host: Host) -> None:
         """Rule 13. A re-offer after a lost link keeps the order too, because it offers all that has no answer."""
@@ -219,7 +230,7 @@ class Witness:
         for key in () if self.disorder else host.disk.inbox:
             origin = self._home(key.sender).disk
             lane = (key.sender, key.to, origin.envelopes[key].urgent)
-            seq = origin.outgoing[key].seq
+            seq = origin.sent[key].seq
             self.demand(seq > last.get(lane, 0), f"{key} arrived after one that was stored later")
             last[lane] = seq
 
@@ -233,7 +244,7 @@ class Witness:
         self.demand(host.disk.inbox[key] == message.payload, f"the bytes of {key} were altered")
         self.demand(self._home(key.to) is host, f"{key} is at {host.name}")
         self.demand(entry.origin == origin.name, f"{key} is said to come from {entry.origin}")
-        self.demand(key in origin.disk.outgoing, f"{key} arrived, but was never stored")
+        self.demand(key in origin.disk.sent, f"{key} arrived, but was never stored")
         self.demand(entry.at < entry.expires_at, f"{key} was taken after its expiry")
 
     def _home(self, agent: str) -> Host:

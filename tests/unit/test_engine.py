@@ -269,7 +269,7 @@ def test_an_answer_is_reported_after_its_own_commit() -> None:
     bench.mono += 0.25
     [news] = of(bench.commit(), Progressed)
     assert (news.progress.key, news.progress.state, news.progress.route) == (KEY, State.DELIVERED, "direct")
-    assert bench.disk.outgoing[KEY] == news.progress
+    assert bench.disk.sent[KEY] == news.progress
 
 
 def test_an_answer_that_could_not_be_committed_is_asked_for_again() -> None:
@@ -324,7 +324,7 @@ def test_a_receipt_for_other_bytes_does_not_end_our_message() -> None:
     bench.hear(LINK, frames.Receipts(receipts=[signed(other)]))
     assert "ignored a receipt" in warnings(bench.commit())
     bench.hear(LINK, frames.Ack(seq=1))
-    assert bench.disk.outgoing[KEY].state is State.STORED
+    assert bench.disk.sent[KEY].state is State.STORED
     assert offered(bench.sleep(70)) == ["m1"]
 
 
@@ -332,7 +332,7 @@ def test_a_receipt_for_what_was_never_sent_is_told_and_ignored() -> None:
     bench = origin()
     bench.hear(LINK, frames.Receipts(receipts=[signed(receipt(envelope(LETTER)))]))
     assert "never sent" in warnings(bench.commit())
-    assert bench.disk.outgoing == {}
+    assert bench.disk.sent == {}
 
 
 def test_the_same_receipt_twice_is_one_answer() -> None:
@@ -611,7 +611,7 @@ def test_mail_to_an_agent_of_the_same_node_takes_the_same_ladder() -> None:
     kinds = [type(effect) for effect in effects if not isinstance(effect, Commit)]
     assert kinds == [Stored, Arrived, Progressed]
     key = Key("mac", "m1", "dhyana")
-    assert bench.disk.outgoing[key].state is State.DELIVERED
+    assert bench.disk.sent[key].state is State.DELIVERED
     assert key in bench.disk.inbox
     assert said(effects, frames.Frame) == []
 
@@ -646,7 +646,7 @@ def test_mail_on_one_node_survives_a_restart_at_each_step() -> None:
         bench.commit()
         bench = Bench("mac", disk=bench.disk)
     bench.commit_all()
-    assert bench.disk.outgoing[Key("mac", "m1", "dhyana")].state is State.DELIVERED
+    assert bench.disk.sent[Key("mac", "m1", "dhyana")].state is State.DELIVERED
     assert bench.engine.backlog("mac") == 0
 
 
@@ -659,7 +659,7 @@ def test_a_probe_goes_to_the_node_itself_and_back() -> None:
     mac.take(mac.engine.probe(mac.now, "ref", probe, "agni", 5000))
     mac.commit()
     converse(mac, agni)
-    assert mac.disk.outgoing[Key(PROBE, "p1", PROBE)].state is State.DELIVERED
+    assert mac.disk.sent[Key(PROBE, "p1", PROBE)].state is State.DELIVERED
 
 
 def test_a_probe_to_an_unknown_node_is_rejected_naming_those_that_are_known() -> None:
@@ -683,7 +683,7 @@ def test_a_thousand_messages_each_way_cross_once_and_both_sides_know() -> None:
     assert (len(agni.disk.inbox), len(mac.disk.inbox)) == (1000, 2000)
     assert len(of(agni.effects, Arrived)) == 1000
     for bench in (mac, agni):
-        assert {row.state for row in bench.disk.outgoing.values()} == {State.DELIVERED}
+        assert {row.state for row in bench.disk.sent.values()} == {State.DELIVERED}
         assert bench.engine.backlog("agni") == bench.engine.backlog("mac") == 0
 
 
@@ -712,7 +712,7 @@ def test_a_receipt_lost_with_its_link_is_given_again_on_the_next() -> None:
     mac.link_down(1)
     assert len(of(agni.commit(), Arrived)) == 1
     converse(mac, agni, link=2)
-    assert mac.disk.outgoing[KEY].state is State.DELIVERED
+    assert mac.disk.sent[KEY].state is State.DELIVERED
     assert len(of(agni.effects, Arrived)) == 1
 
 

@@ -57,7 +57,7 @@ def test_all_envelopes_of_a_message_are_stored_in_the_order_of_its_recipients() 
         (2, "agni", State.STORED),
         (3, "mac", State.STORED),
     ]
-    assert list(disk.outgoing.values()) == list(result.progress)
+    assert list(disk.sent.values()) == list(result.progress)
 
 
 def test_the_same_id_and_bytes_again_are_the_same_message() -> None:
@@ -66,7 +66,7 @@ def test_the_same_id_and_bytes_again_are_the_same_message() -> None:
     again = commit(disk, originate(LETTER))
     assert isinstance(first, Originated)
     assert again == Originated(first.progress, fresh=False)
-    assert disk.last_seq == 1
+    assert disk.numbers["seq"] == 1
 
 
 def test_a_retry_learns_how_far_the_message_has_come() -> None:
@@ -81,7 +81,7 @@ def test_an_id_is_good_for_one_content_of_one_sender() -> None:
     disk = Disk()
     commit(disk, originate(LETTER))
     assert commit(disk, originate(OTHER)) == Conflict(LETTER.digest)
-    assert disk.last_seq == 1
+    assert disk.numbers["seq"] == 1
     same_id_of_another = letter("m1", sender="dhyana", body="mine")
     result = commit(disk, originate(same_id_of_another))
     assert isinstance(result, Originated)
@@ -102,24 +102,24 @@ def test_a_receipt_settles_its_envelope_and_no_other() -> None:
     disk.commit(originate(LETTER, "agni", "rushabdev"))
     result = settled(disk, settle())
     assert result.fresh
-    assert disk.outgoing[KEY].state is State.DELIVERED
-    assert disk.outgoing[KEY].settled_at == WALL + 10
-    assert disk.outgoing[KEY._replace(to="rushabdev")].state is State.STORED
+    assert disk.sent[KEY].state is State.DELIVERED
+    assert disk.sent[KEY].settled_at == WALL + 10
+    assert disk.sent[KEY._replace(to="rushabdev")].state is State.STORED
 
 
 def test_a_refusal_is_kept_with_its_reason() -> None:
     disk = Disk()
     disk.commit(originate(LETTER), settle(State.REFUSED, reason="id_conflict"))
-    assert (disk.outgoing[KEY].state, disk.outgoing[KEY].reason) == (State.REFUSED, "id_conflict")
+    assert (disk.sent[KEY].state, disk.sent[KEY].reason) == (State.REFUSED, "id_conflict")
 
 
 def test_a_receipt_again_changes_nothing() -> None:
     disk = Disk()
     disk.commit(originate(LETTER), settle(latency_ms=5.0))
-    before = disk.outgoing[KEY]
+    before = disk.sent[KEY]
     late = Settle(replace(settle().receipt, at=WALL + 99), "relay:rushabdev", WALL + 100, 77.0)
     assert settled(disk, late) == Settled(before, fresh=False)
-    assert disk.outgoing[KEY] == before
+    assert disk.sent[KEY] == before
 
 
 def test_a_receipt_for_other_bytes_is_no_answer_to_ours() -> None:
@@ -127,7 +127,7 @@ def test_a_receipt_for_other_bytes_is_no_answer_to_ours() -> None:
     disk.commit(originate(LETTER))
     other = Settle(receipt(envelope(OTHER), State.REFUSED, ID_CONFLICT), "direct", WALL, None)
     assert settled(disk, other) == Settled(None, fresh=False)
-    assert disk.outgoing[KEY].state is State.STORED
+    assert disk.sent[KEY].state is State.STORED
 
 
 def test_a_receipt_of_another_node_is_no_answer() -> None:
@@ -135,13 +135,13 @@ def test_a_receipt_of_another_node_is_no_answer() -> None:
     disk.commit(originate(LETTER))
     stranger = Settle(replace(receipt(envelope(LETTER)), dest="rushabdev"), "direct", WALL, None)
     assert settled(disk, stranger) == Settled(None, fresh=False)
-    assert disk.outgoing[KEY].state is State.STORED
+    assert disk.sent[KEY].state is State.STORED
 
 
 def test_a_receipt_for_what_was_never_sent_is_ignored() -> None:
     disk = Disk()
     assert settled(disk, settle()) == Settled(None, fresh=False)
-    assert not disk.outgoing
+    assert not disk.sent
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_receipt_for_what_was_never_sent_is_ignored() -> None:
 def test_the_latency_is_from_the_commit_to_the_answer(latency_ms: float | None, expected: float) -> None:
     disk = Disk()
     disk.commit(originate(LETTER), settle(latency_ms=latency_ms))
-    assert disk.outgoing[KEY].latency_ms == expected
+    assert disk.sent[KEY].latency_ms == expected
 
 
 RANK = {State.STORED: 0, State.UNCONFIRMED: 1, State.DELIVERED: 2, State.REFUSED: 3, State.READ: 3}
@@ -178,7 +178,7 @@ def test_whatever_receipts_come_in_whatever_order_a_state_never_falls_back(words
     states = [State.STORED]
     for word in words:
         disk.commit(settle(word))
-        states.append(disk.outgoing[KEY].state)
+        states.append(disk.sent[KEY].state)
     assert all(new is old or advances(old, new) for old, new in pairwise(states))
     if words:
         assert states[1] is words[0]
