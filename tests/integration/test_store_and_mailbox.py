@@ -163,9 +163,11 @@ def test_a_message_and_its_envelopes_are_pending_until_their_receipts(tmp_path: 
         assert isinstance(stored, Originated)
         assert [row.key.to for row in stored.progress] == ["agni", "rush"]
         pending = await disk.store.read(
-            lambda db: queries.pending(db, "mac", Load("agni", urgent=False, after=0, limit=10, size=10_000))
+            lambda db: queries.pending(
+                db, "mac", Load("agni", held=False, urgent=False, after=0, limit=10, size=10_000)
+            )
         )
-        assert pending == ([(stored.progress[0].seq, envelopes[0])], True)
+        assert pending == ([(stored.progress[0].seq, envelopes[0], None)], True)
         assert await disk.store.read(queries.backlogs) == {"agni": 1, "rush": 1}
         receipt = Receipt("mac", "agni", Key("mac", "m", "agni"), FAR, message.digest, State.DELIVERED, "", 5)
         await disk.commit(Settle(receipt, "direct", 6, 1.5))
@@ -181,9 +183,9 @@ def test_a_backlog_of_large_messages_comes_into_memory_a_little_at_a_time(tmp_pa
             message = complete(raw, sender="mac", new_id="-", timestamp="t", max_bytes=10_000)
             envelope = Envelope("mac", "agni", Key("mac", message.id, "agni"), FAR, message.payload)
             await disk.commit(Originate(message, (envelope,), 1))
-        load = Load("agni", urgent=False, after=0, limit=512, size=6000)
+        load = Load("agni", held=False, urgent=False, after=0, limit=512, size=6000)
         rows, complete_ = await disk.store.read(lambda db: queries.pending(db, "mac", load))
-        assert ([envelope.key.id for _, envelope in rows], complete_) == (["m0", "m1"], False)
+        assert ([envelope.key.id for _, envelope, _ in rows], complete_) == (["m0", "m1"], False)
 
     on_disk(tmp_path, send)
 

@@ -107,7 +107,8 @@ class Disk:
         self.sent[progress.key] = replace(progress, custodian="")
 
     def overdue(self, before: int, limit: int) -> Sequence[Progress]:
-        return [row for row in self._open() if row.expires_at < before][:limit]
+        overdue = [row for row in self._open() if row.expires_at < before]
+        return sorted(overdue, key=lambda row: (row.expires_at, row.seq))[:limit]
 
     def orphaned(self, nodes: Collection[str], limit: int) -> Sequence[Progress]:
         return [row for row in self._open() if row.dest not in nodes][:limit]
@@ -187,15 +188,17 @@ class Disk:
 
     def prune(self, before: int, limit: int) -> Pruned:
         ended = [
-            entries
+            entry
             for entries in self.ledger.values()
-            if all(e.expires_at < before and (e.outcome is not State.DELIVERED or e.key.to == PROBE) for e in entries)
+            for entry in entries
+            if entry.expires_at < before and (entry.outcome is not State.DELIVERED or entry.key.to == PROBE)
         ]
-        ended = sorted(ended, key=lambda entries: max(entry.expires_at for entry in entries))[:limit]
-        for entries in ended:
-            del self.ledger[entries[0].key]
-            last = max(entry.expires_at for entry in entries)
-            self.numbers["forgotten"] = max(self.numbers["forgotten"], last)
+        ended = sorted(ended, key=lambda entry: entry.expires_at)[:limit]
+        for entry in ended:
+            left = tuple(other for other in self.ledger.pop(entry.key) if other is not entry)
+            if left:
+                self.ledger[entry.key] = left
+            self.numbers["forgotten"] = max(self.numbers["forgotten"], entry.expires_at)
         sent = [row for row in self._rows() if row.state is not State.STORED and row.expires_at < before][:limit]
         for row in sent:
             del self.sent[row.key]

@@ -69,9 +69,11 @@ class Bench:
         """All that was wanted, in order."""
         self.commits: list[Commit] = []
         """Not yet committed."""
-        peers = [peer for peer in NODES if peer != node]
-        self.engine = Engine(node, DIRECTORY, keyring(node), limits, peers, iter(random).__next__)
-        self.take(self.engine.start())
+        peers = {peer: peer != "mac" for peer in NODES if peer != node}
+        random = iter(random).__next__
+        self.engine = Engine(node, DIRECTORY, keyring(node), limits, peers, random, always_on=node != "mac")
+        self.take(self.engine.start(self.now))
+        self.commit_all()
 
     @property
     def now(self) -> Instant:
@@ -87,9 +89,7 @@ class Bench:
                 self.commits.append(effect)
             elif isinstance(effect, Load):
                 rows, complete = self.disk.pending(effect)
-                seen += self.take(
-                    self.engine.loaded(self.now, effect.dest, rows, urgent=effect.urgent, complete=complete)
-                )
+                seen += self.take(self.engine.loaded(self.now, effect, rows, complete=complete))
         return seen
 
     # ------------------------------------------------------------ events
@@ -98,12 +98,16 @@ class Bench:
         return self.take(self.engine.submit(self.now, ref, message, ttl))
 
     def link_up(self, link: int, peer: str, window: int = LIMITS.window_bytes) -> list[Effect]:
-        return self.take(self.engine.link_up(self.now, link, introduction(peer, window)))
+        """The link comes up, and the clocks agree; what that asks of the store is committed, if nothing else waits."""
+        idle = not self.commits
+        effects = self.take(self.engine.link_up(self.now, link, introduction(peer, window)))
+        effects += self.take(self.engine.measured(self.now, link, 0.0, 1.0))
+        return effects + (self.commit_all() if idle else [])
 
     def link_down(self, link: int) -> list[Effect]:
         return self.take(self.engine.link_down(self.now, link))
 
-    def hear(self, link: int, frame: frames.Deliver | frames.Ack | frames.Receipts | frames.Defer) -> list[Effect]:
+    def hear(self, link: int, frame: frames.MeshFrame) -> list[Effect]:
         return self.take(self.engine.receive(self.now, link, frame))
 
     def deliver(self, link: int, *envelopes: frames.SignedEnvelope, seq: int = 1) -> list[Effect]:
@@ -161,6 +165,6 @@ def converse(one: Bench, other: Bench, link: int = 1) -> None:
             heard, queues[hearer] = queues[hearer], []
             for effect in of(heard, Transmit):
                 frame = frames.decode_peer(frames.encode(effect.frame))
-                assert isinstance(frame, frames.Deliver | frames.Ack | frames.Receipts | frames.Defer)
+                assert isinstance(frame, frames.MeshFrame)
                 queues[speaker] += hearer.hear(effect.link, frame)
             queues[speaker] += hearer.commit_all()

@@ -16,7 +16,19 @@ SOURCE = Path(trishula.__file__).parent
 PACKAGES = {name: sorted((SOURCE / name).rglob("*.py")) for name in ("protocol", "node", "client", "cli")}
 
 # What the core may have of the standard library: nothing that knows the time, the machine or chance.
-PURE = {"__future__", "collections", "dataclasses", "enum", "hashlib", "hmac", "itertools", "json", "re", "typing"}
+PURE = {
+    "__future__",
+    "collections",
+    "dataclasses",
+    "enum",
+    "functools",
+    "hashlib",
+    "hmac",
+    "itertools",
+    "json",
+    "re",
+    "typing",
+}
 IMPURE_NAMES = {"open", "print", "input", "exec", "eval", "__import__", "breakpoint", "id", "hash"}
 
 MAY_IMPORT = {
@@ -27,7 +39,7 @@ MAY_IMPORT = {
 }
 RUNS_ON = {"protocol": {"msgspec"}, "node": {"msgspec", "websockets"}, "client": {"msgspec", "websockets"}}
 
-MOST_LINES = 4000
+MOST_LINES = 5500
 """Of code: what explains it is not counted, so that nobody saves on that."""
 
 

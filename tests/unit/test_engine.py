@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from trishula.protocol import frames
+from trishula.protocol.clock import DOUBT_S
 from trishula.protocol.effects import Arrived, Commit, Disconnect, Progressed, Rejected, Stored, Transmit
 from trishula.protocol.envelope import Envelope, Key, State
 from trishula.protocol.limits import Limits
@@ -40,6 +41,11 @@ def recipient() -> Bench:
     bench = Bench("agni")
     bench.link_up(LINK, "mac")
     return bench
+
+
+def backlog(bench: Bench, dest: str) -> int:
+    """Our envelopes for a node that are in memory without an answer."""
+    return bench.engine._desk.own[dest].backlog
 
 
 def stored(bench: Bench, *ids: str, urgent: bool = False, size: int = 1) -> list[str]:
@@ -189,7 +195,7 @@ def test_a_newer_link_takes_over_what_is_under_way_on_the_older_one_in_order() -
     assert offered(bench.link_up(2, "agni"), link=2) == ["m1", "m2"]
     answered(bench, "m1", "m2")  # late, over the older link
     assert offered(bench.link_down(LINK)) == []
-    assert bench.engine.backlog("agni") == 0
+    assert backlog(bench, "agni") == 0
 
 
 def test_mail_goes_over_the_newest_of_two_links() -> None:
@@ -229,9 +235,9 @@ def test_what_has_expired_is_not_offered() -> None:
     bench = origin(linked=False)
     bench.submit(LETTER, ttl=1000)
     bench.commit()
-    bench.sleep(1.0)
+    bench.sleep(DOUBT_S)  # after which the clock is believed, though no peer has confirmed it
     assert offered(bench.link_up(LINK, "agni")) == []
-    assert bench.engine.backlog("agni") == 0
+    assert backlog(bench, "agni") == 0
 
 
 def test_a_deferred_message_is_told_to_the_operator_and_offered_again() -> None:
@@ -296,8 +302,7 @@ FORGED: dict[str, Callable[[frames.SignedReceipt], frames.SignedReceipt]] = {
     "an envelope's signature": lambda word: msgspec.structs.replace(
         word, mac=sealed(envelope(letter("m1", body="x"))).mac
     ),
-    "the word of a third node": lambda word: signed(replace(word.open(), dest="rushabdev")),
-    "a word to a third node": lambda word: signed(replace(word.open(), origin="rushabdev"), pair_key("mac", "agni")),
+    "the word of a third node": lambda word: signed(replace(word.open(), dest="rushabdev"), pair_key("mac", "agni")),
     "no answer at all": lambda word: signed(replace(word.open(), outcome=State.STORED)),
     "what only an origin can say": lambda word: signed(replace(word.open(), outcome=State.UNCONFIRMED)),
 }
@@ -311,7 +316,7 @@ def test_a_receipt_that_is_not_the_recipients_word_to_us_is_told_and_ignored(
     stored(bench, "m1", "m2")
     word = signed(receipt(envelope(letter("m1", body="x"))))
     effects = bench.hear(LINK, frames.Receipts(receipts=[forge(word)]))
-    assert "ignored a receipt for m" in warnings(effects)
+    assert "ignored a receipt of" in warnings(effects)
     assert bench.commits == []
     bench.link_down(LINK)
     assert offered(bench.link_up(2, "agni")) == ["m1", "m2"]
@@ -326,6 +331,16 @@ def test_a_receipt_for_other_bytes_does_not_end_our_message() -> None:
     bench.hear(LINK, frames.Ack(seq=1))
     assert bench.disk.sent[KEY].state is State.STORED
     assert offered(bench.sleep(70)) == ["m1"]
+
+
+def test_a_third_node_cannot_answer_for_the_recipient() -> None:
+    """rushabdev's own true word, about mail that was for agni."""
+    bench = origin()
+    stored(bench, "m1")
+    word = replace(receipt(envelope(letter("m1", body="x"))), dest="rushabdev")
+    bench.hear(LINK, frames.Receipts(receipts=[signed(word)]))
+    assert "never sent" in warnings(bench.commit())
+    assert bench.disk.sent[KEY].state is State.STORED
 
 
 def test_a_receipt_for_what_was_never_sent_is_told_and_ignored() -> None:
@@ -449,8 +464,8 @@ NOT_AUTHENTIC: dict[str, tuple[frames.SignedEnvelope, str]] = {
     "a tampered expiry": (tampered(expires_at=TRUE.expires_at + 1), "signature"),
     "a tampered sender": (tampered(sender="dhyana"), "signature"),
     "a tampered recipient": (tampered(to=PROBE), "signature"),
-    "a tampered destination": (tampered(dest="rushabdev"), "for the node rushabdev"),
-    "a tampered origin": (tampered(origin="rushabdev"), "its origin is rushabdev"),
+    "a tampered destination": (tampered(dest="rushabdev"), "does not live on rushabdev"),
+    "a tampered origin": (tampered(origin="rushabdev"), "signature"),
     "no signature": (tampered(mac=b""), "signature"),
     "a signature cut short": (tampered(mac=sealed(TRUE).mac[:16]), "signature"),
     "a receipt's signature": (tampered(mac=signed(receipt(TRUE)).mac), "signature"),
@@ -459,8 +474,6 @@ NOT_AUTHENTIC: dict[str, tuple[frames.SignedEnvelope, str]] = {
     "a known secret under another kid": (sealed(TRUE, PairKey("2", pair_key("mac", "agni").secret)), "unknown key '2'"),
     "an agent that lives elsewhere": (sealed(envelope(letter("m1", sender="rushabdev"))), "does not live on mac"),
     "an agent that nobody knows": (sealed(envelope(letter("m1", sender="nobody"))), "does not live on mac"),
-    "mail for an agent of another node": (sealed(envelope(LETTER, "dhyana")), "dhyana does not live here"),
-    "mail for an unknown agent": (sealed(envelope(LETTER, "nobody")), "nobody does not live here"),
 }
 
 
@@ -484,7 +497,7 @@ def test_what_is_not_authentic_is_told_and_neither_taken_nor_finally_refused(
     ("forged", "why"),
     [
         (rushabdevs("mac"), "mac does not live on agni"),
-        (rushabdevs("mac", origin_="mac"), "its origin is mac"),
+        (rushabdevs("mac", origin_="mac"), "its signature is wrong"),
         (rushabdevs("rushabdev", origin_="rushabdev"), "reflected"),
     ],
     ids=["as its own mail", "as mac's mail", "as our own mail"],
@@ -507,15 +520,16 @@ def test_our_own_mail_reflected_to_us_is_dropped() -> None:
 
 def test_an_expired_envelope_is_acknowledged_in_silence() -> None:
     bench = recipient()
-    bench.wall = TRUE.expires_at
-    effects = bench.deliver(LINK, sealed(TRUE))
+    bench.sleep((TRUE.expires_at - WALL) / 1000)
+    bench.deliver(LINK, sealed(TRUE))
+    effects = bench.commit()
     assert effects == [Transmit(LINK, frames.Ack(seq=1))]
     assert bench.disk.ledger == {}
 
 
 def test_an_envelope_is_taken_until_the_moment_of_its_expiry() -> None:
     bench = recipient()
-    bench.wall = TRUE.expires_at - 1
+    bench.sleep((TRUE.expires_at - WALL - 1) / 1000)
     bench.deliver(LINK, sealed(TRUE))
     assert len(of(bench.commit(), Arrived)) == 1
 
@@ -527,23 +541,31 @@ def payload_of(fields: dict[str, object]) -> Envelope:
 
 HEAD: dict[str, object] = {"id": "m1", "from": "mac", "to": "agni"}
 REFUSED: dict[str, tuple[Envelope, str]] = {
-    "a payload with another id": (payload_of(HEAD | {"id": "m2"}), "invalid: the payload's id"),
-    "a payload from another agent": (payload_of(HEAD | {"from": "dhyana"}), "invalid: the payload's id or from"),
-    "a payload without an id": (payload_of({"from": "mac", "to": "agni"}), "invalid"),
-    "a payload with a bad field": (payload_of(HEAD | {"subject": 1}), 'invalid: "subject" is text'),
+    "a payload with another id": (payload_of(HEAD | {"id": "m2"}), "rejected: the payload's id"),
+    "a payload from another agent": (payload_of(HEAD | {"from": "dhyana"}), "rejected: the payload's id or from"),
+    "a payload without an id": (payload_of({"from": "mac", "to": "agni"}), "rejected"),
+    "a payload with a bad field": (payload_of(HEAD | {"subject": 1}), 'rejected: "subject" is text'),
     "a key that is there twice": (
         replace(TRUE, payload=b'{"id": "m1", "from": "mac", "to": "agni", "x": 1, "x": 2}\n'),
-        "invalid: the key 'x' is there twice",
+        "rejected: the key 'x' is there twice",
     ),
     "a payload in broken text": (
         replace(TRUE, payload=b'{"id": "m1", "from": "mac", "to": "agni", "x": "\xff"}\n'),
-        "invalid: not valid JSON",
+        "rejected: not valid JSON",
     ),
     "too large a payload": (
         payload_of(HEAD | {"body": "x" * LIMITS.max_message_bytes}),
         f"too_large: the message has 1048630 bytes, the limit is {LIMITS.max_message_bytes}",
     ),
-    "too long a life": (replace(TRUE, expires_at=WALL + LIMITS.max_ttl + LIMITS.max_skew + 1), "bad_ttl"),
+    "too long a life": (
+        replace(TRUE, expires_at=WALL + LIMITS.max_ttl + LIMITS.max_skew + 1),
+        "rejected: it expires later",
+    ),
+    "mail for an agent of another node": (
+        envelope(LETTER, "dhyana"),
+        "unknown_recipient: dhyana does not live on agni",
+    ),
+    "mail for an unknown agent": (envelope(LETTER, "nobody"), "unknown_recipient: nobody does not live on agni"),
 }
 
 
@@ -596,7 +618,7 @@ def test_one_bad_envelope_does_not_hold_up_the_others_of_its_frame() -> None:
 
 def test_during_a_rotation_mail_under_either_key_is_taken() -> None:
     bench = recipient()
-    bench.engine._trust._keyring._all["mac", "2"] = PairKey("2", b"new")
+    bench.engine._desk.trust._keyring._all["mac", "2"] = PairKey("2", b"new")
     bench.deliver(LINK, sealed(TRUE, PairKey("2", b"new")), sealed(envelope(letter("m2"))))
     assert len(of(bench.commit(), Arrived)) == 2
 
@@ -628,15 +650,14 @@ def test_mail_on_one_node_survives_each_failed_commit_on_its_way() -> None:
     bench.commit()
     assert of(bench.fail(), Arrived) == []
     bench.sleep(70)
-    [commit] = bench.commits
-    assert isinstance(commit.records[0], Accept)
+    assert any(isinstance(commit.records[0], Accept) for commit in bench.commits)
     assert len(of(bench.commit(), Arrived)) == 1
     assert of(bench.fail(), Progressed) == []
     bench.sleep(70)
     effects = bench.commit_all()
     assert of(effects, Arrived) == []
     assert len(of(effects, Progressed)) == 1
-    assert bench.engine.backlog("mac") == 0
+    assert backlog(bench, "mac") == 0
 
 
 def test_mail_on_one_node_survives_a_restart_at_each_step() -> None:
@@ -647,7 +668,7 @@ def test_mail_on_one_node_survives_a_restart_at_each_step() -> None:
         bench = Bench("mac", disk=bench.disk)
     bench.commit_all()
     assert bench.disk.sent[Key("mac", "m1", "dhyana")].state is State.DELIVERED
-    assert bench.engine.backlog("mac") == 0
+    assert backlog(bench, "mac") == 0
 
 
 # ---------------------------------------------------------------- probes
@@ -684,7 +705,7 @@ def test_a_thousand_messages_each_way_cross_once_and_both_sides_know() -> None:
     assert len(of(agni.effects, Arrived)) == 1000
     for bench in (mac, agni):
         assert {row.state for row in bench.disk.sent.values()} == {State.DELIVERED}
-        assert bench.engine.backlog("agni") == bench.engine.backlog("mac") == 0
+        assert backlog(bench, "agni") == backlog(bench, "mac") == 0
 
 
 def test_mail_arrives_in_the_order_of_its_commit_in_each_lane() -> None:
@@ -722,6 +743,7 @@ def test_an_old_copy_weeks_later_does_not_arrive_again() -> None:
     mac.commit()
     converse(mac, agni)
     agni.disk.ledger.clear()  # pruned, as it may be once the envelope has expired
-    agni.wall += 30 * DAY
+    agni.sleep(30 * DAY / 1000)
     agni.deliver(1, sealed(TRUE), seq=99)
-    assert agni.commits == []
+    assert of(agni.commit_all(), Arrived) == []
+    assert agni.disk.ledger == {}

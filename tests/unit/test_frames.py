@@ -38,6 +38,8 @@ PEER: list[frames.Frame] = [
     frames.Ping(sent=1),
     frames.Pong(sent=1, read=2),
     frames.Bye(reason="restarting"),
+    frames.Query(items=[frames.Asked(sender="mac", to="agni", id="m1", digest="ab" * 32, state=State.DELIVERED)]),
+    frames.Topology(links=["agni"], storing=True, agents={"mac": frames.Presence(attached=True, unread=3, oldest=1)}),
 ]
 REQUESTS: list[frames.Frame] = [
     agent_frames.Send(ref=1, message=msgspec.Raw(b'{"to": "agni"}'), ttl_s=60),
@@ -46,6 +48,8 @@ REQUESTS: list[frames.Frame] = [
     agent_frames.Inbox(ref=1, after=7, limit=10),
     agent_frames.Show(ref=1, id="m1"),
     agent_frames.Status(ref=1),
+    agent_frames.Done(ref=1, id="m1", sender="mac"),
+    agent_frames.Trace(ref=1, id="m1"),
     agent_frames.Probe(ref=1, node="agni", ttl_s=5),
 ]
 REPLIES: list[frames.Frame] = [

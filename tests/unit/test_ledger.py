@@ -118,7 +118,7 @@ def test_a_receipt_again_changes_nothing() -> None:
     disk.commit(originate(LETTER), settle(latency_ms=5.0))
     before = disk.sent[KEY]
     late = Settle(replace(settle().receipt, at=WALL + 99), "relay:rushabdev", WALL + 100, 77.0)
-    assert settled(disk, late) == Settled(before, fresh=False)
+    assert settled(disk, late) == Settled(before, fresh=False, was=State.DELIVERED)
     assert disk.sent[KEY] == before
 
 

@@ -22,8 +22,10 @@ from trishula.protocol.link import (
     Link,
     LinkEvent,
     LinkState,
+    Measured,
     Opened,
     Side,
+    Suspected,
     Transmit,
 )
 
@@ -249,12 +251,24 @@ def test_it_pings_at_once_and_then_every_second(side: Side) -> None:
 def test_a_silent_peer_is_suspect_after_two_seconds_and_given_up_after_three(side: Side) -> None:
     rig = opened(side)
     rig.sleep(1.9)
-    assert not rig.link.suspect(rig.now)
+    assert Suspected(True) not in rig.tick()
     rig.sleep(0.2)
-    assert rig.link.suspect(rig.now)
-    rig.tick()
-    rig.sleep(0.9)
+    assert Suspected(True) in rig.tick()
+    rig.sleep(0.5)
+    assert Suspected(True) not in rig.tick()
+    rig.sleep(0.5)
     assert hangup(rig.tick()) == Hangup(CLOSE_SILENT, "silent for 3 s")
+
+
+@sides
+def test_a_suspect_that_speaks_again_is_above_suspicion_at_its_first_byte(side: Side) -> None:
+    rig = opened(side)
+    rig.sleep(2.5)
+    rig.tick()
+    assert rig.link.bytes_arrived(rig.now) == [Suspected(False)]
+    assert rig.link.bytes_arrived(rig.now) == []
+    rig.sleep(2.5)
+    assert Suspected(True) in rig.tick()
 
 
 @sides
@@ -274,8 +288,7 @@ def test_a_slow_link_on_which_bytes_still_move_is_not_dead(side: Side) -> None:
     for _ in range(60):
         rig.sleep(1)
         rig.link.bytes_arrived(rig.now)
-        assert not any(isinstance(event, Hangup) for event in rig.tick())
-        assert not rig.link.suspect(rig.now)
+        assert not any(isinstance(event, Hangup | Suspected) for event in rig.tick())
 
 
 @sides
@@ -283,7 +296,8 @@ def test_a_pong_tells_round_trip_and_the_offset_of_the_peers_clock(side: Side) -
     rig = opened(side)
     sent = rig.wall
     rig.sleep(0.04)
-    rig.hear(frames.Pong(sent=sent, read=sent + 20 + 1500))
+    [event] = rig.hear(frames.Pong(sent=sent, read=sent + 20 + 1500))
+    assert event == Measured(pytest.approx(1500), pytest.approx(40))
     assert rig.link.rtt_ms == pytest.approx(40)
     assert rig.link.offset_ms == pytest.approx(1500)
 

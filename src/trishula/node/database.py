@@ -146,11 +146,11 @@ class SqlRows:
         )
 
     def overdue(self, before: int, limit: int) -> Sequence[Progress]:
-        return self._progresses("state = 'stored' AND expires_at < ? ORDER BY expires_at LIMIT ?", before, limit)
+        return self._progresses("state = 'stored' AND expires_at < ? ORDER BY expires_at, seq LIMIT ?", before, limit)
 
     def orphaned(self, nodes: Collection[str], limit: int) -> Sequence[Progress]:
         return self._progresses(
-            "state = 'stored' AND dest NOT IN (SELECT value FROM json_each(?)) LIMIT ?", json.dumps([*nodes]), limit
+            "state = 'stored' AND dest NOT IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?", json.dumps([*nodes]), limit
         )
 
     def next_expiry(self) -> int | None:

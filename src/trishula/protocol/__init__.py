@@ -10,10 +10,16 @@ Time and randomness come in as arguments, work goes out as effects. The imports 
     agent_frames  the same between a node and its agents
     link          one connection between two nodes: greeting, liveness
     directory     which agent lives where
-    trust         what a node signs, and what it believes
     records       what the store is asked to commit
-    ledger        the rules by which it does
-    delivery      what is pending for one destination
+    trust         what a node signs, and what it believes
+    ledger        the rules by which the store commits
     effects       what the engine wants done
+    delivery      what is pending for one destination
+    routes        who is linked to whom, and which way mail goes
+    desk          what the roles share, and the pump that offers mail on links
+    origin        a role: what our agents send, to its end
+    relay         a role: what we hold for others
+    recipient     a role: what our agents get, and the answers
+    retention     what may be forgotten
     engine        all of it: events in, effects and the next deadline out
 """

@@ -143,8 +143,7 @@ class Engine:
         self._incarnations[node] = peer.incarnation
         self._desk.held[node].hurry()
         effects += self._origin.direct(node, line)
-        effects += self._announce()
-        effects.append(Transmit(link, self._said))
+        effects += self._announce() or [Transmit(link, self._said)]
         return effects + self._rerouted(now)
 
     def link_down(self, now: Instant, link: int) -> list[Effect]:
@@ -216,7 +215,7 @@ class Engine:
 
     def _deferred(self, now: Instant, line: Line, items: Sequence[frames.Deferred]) -> list[Effect]:
         random = self._desk.random()  # one for all, so that they come back in their order
-        offered = list({id(offer.delivery): offer.delivery for offer in line.offers.values()}.values())
+        offered = dict.fromkeys(offer.delivery for offer in line.offers.values())
         for item in items:
             key = Key(item.sender, item.id, item.to)
             for delivery in offered:

@@ -73,6 +73,9 @@ class Recipient:
         deferred: list[frames.Deferred] = []
         for signed in frame.envelopes:
             envelope = signed.open()
+            if envelope.origin == self._desk.node:
+                effects.append(Warn(f"dropped {envelope.key.id} from {line.node}: it is our own mail, reflected"))
+                continue
             try:
                 record = self._judge(now, line, signed, envelope)
                 if record is not None:
@@ -94,8 +97,6 @@ class Recipient:
         self, now: Instant, line: Line, signed: frames.SignedEnvelope, envelope: Envelope
     ) -> Accept | Hold | None:
         """What to commit; None for what needs no answer. Raises `DeferError`."""
-        if envelope.origin == self._desk.node:
-            return None  # our own mail, reflected
         if envelope.dest != self._desk.node:
             return self._relay.judge(now, line.node, signed, envelope)
         self._desk.trust.verify(signed, envelope)
@@ -103,6 +104,8 @@ class Recipient:
 
     def _accept(self, now: Instant, line: Line, envelope: Envelope) -> Accept:
         digest, refusal = self._desk.trust.judge(envelope)
+        if not refusal and self._desk.trust.lives_too_long(now, envelope):
+            refusal = "rejected: it expires later than limits.max_ttl_s of this node allows"
         route = route_name(envelope.origin, line.node)
         return Accept(envelope, digest, now.wall, route, refusal, self._unless(now, envelope))
 
@@ -110,10 +113,10 @@ class Recipient:
         """Why this is not taken now unless it was before. What only a clock can say, a doubtful one does not."""
         desk = self._desk
         expired = envelope.expires_at <= now.wall
-        if expired or desk.trust.lives_too_long(now, envelope):
-            if not desk.clock.trusted(now):
-                return "the clock of this node is not to be trusted yet"
-            return EXPIRED if expired else "it expires later than limits.max_ttl_s of this node allows"
+        if (expired or desk.trust.lives_too_long(now, envelope)) and not desk.clock.trusted(now):
+            return "the clock of this node is not to be trusted yet"
+        if expired:
+            return EXPIRED
         if desk.full:
             return desk.full
         agent = envelope.key.to

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from trishula.protocol import frames
-
-if TYPE_CHECKING:
-    from trishula.protocol.delivery import Delivery
-    from trishula.protocol.envelope import Key
+from trishula.protocol.delivery import Delivery
+from trishula.protocol.envelope import Key
 
 LOOPBACK = 0
 """The number of the link from the node to itself."""
