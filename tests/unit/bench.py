@@ -62,6 +62,7 @@ class Bench:
         disk: Disk | None = None,
         limits: Limits = LIMITS,
         random: Iterable[float] = itertools.repeat(0.5),
+        nodes: Iterable[str] = NODES,
     ) -> None:
         self.disk = disk or Disk()
         self.mono, self.wall = 500.0, WALL
@@ -69,7 +70,7 @@ class Bench:
         """All that was wanted, in order."""
         self.commits: list[Commit] = []
         """Not yet committed."""
-        peers = {peer: peer != "mac" for peer in NODES if peer != node}
+        peers = {peer: peer != "mac" for peer in nodes if peer != node}
         random = iter(random).__next__
         self.engine = Engine(node, DIRECTORY, keyring(node), limits, peers, random, always_on=node != "mac")
         self.take(self.engine.start(self.now))
