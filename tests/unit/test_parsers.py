@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -14,8 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+import trishula
+from trishula.cli.agent import _addressed as addressed
+from trishula.cli.usage import UsageError
 from trishula.node.checks import obstacles
 from trishula.node.config import ConfigErrors, load
+from trishula.node.database import StoreError, prepare
+from trishula.node.store import Store
 from trishula.protocol import agent_frames, frames
 from trishula.protocol.errors import ConfigError, FrameError, MessageError
 from trishula.protocol.message import complete, inspect
@@ -284,3 +291,61 @@ def test_an_odd_value_anywhere_in_a_credential_file_is_good_or_named(folder: Pat
     for said in odd_json(CREDENTIALS[file]):
         lay_out(folder, **{file: said})
         only_config_errors(folder)
+
+
+# ---------------------------------------------------------------- an agent's own files and settings
+
+
+@given(message=damaged(messages) | st.binary(max_size=50), to=st.sampled_from(["", "agni", ["agni", "rushabdev"]]))
+@hypothesis
+def test_any_message_file_is_taken_or_refused_in_words(message: bytes, to: str | list[str]) -> None:
+    with contextlib.suppress(UsageError, MessageError):
+        complete(addressed(message, to), sender="mac", new_id="new-id", timestamp="t", max_bytes=MAX_BYTES)
+
+
+def test_a_message_file_with_something_odd_in_it_is_taken_or_refused_in_words() -> None:
+    for message in odd_json({"from": "mac", "to": ["agni"], "body": {"a": [1]}}):
+        with contextlib.suppress(UsageError, MessageError):
+            complete(addressed(message, "agni"), sender="mac", new_id="new-id", timestamp="t", max_bytes=MAX_BYTES)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *(
+            {"url": f"wss://{place}"}
+            for place in ["", "[::1", "127.0.0.1:x", "127.0.0.1:99999", "a..b", "127.0.0.1:1/#x"]
+        ),
+        *({"token": token} for token in ["a\nb", "\ud800", "\xff"]),
+        *({"ca": path} for path in ["\0", "/", "/dev/null"]),
+        {"token": None, "token_file": "/bin/sh"},
+        {"token": None, "token_file": "\0"},
+    ],
+    ids=repr,
+)
+def test_a_node_that_is_wrongly_named_is_unreachable_in_words(changed: dict[str, Any]) -> None:
+    given = {"url": "wss://127.0.0.1:1", "token": "token"} | changed
+
+    async def enter() -> None:
+        async with trishula.Client(**given):
+            pass
+
+    with pytest.raises(trishula.NodeUnreachable):
+        asyncio.run(enter())
+
+
+# ---------------------------------------------------------------- the store's file
+
+
+@pytest.mark.xfail(reason="the store lets KeyError and UnicodeDecodeError out", raises=(KeyError, UnicodeDecodeError))
+@pytest.mark.parametrize("damage", ["DELETE FROM meta", "DELETE FROM meta WHERE key = 'node'", "a byte of its schema"])
+def test_a_damaged_store_is_refused_in_words(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "trishula.db"
+    prepare(path, "mac")
+    if damage.startswith("DELETE"):
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.executescript(damage)
+    else:
+        path.write_bytes(path.read_bytes().replace(b"CREATE TABLE", b"CREATE \xffABLE"))
+    with pytest.raises(StoreError):
+        Store(tmp_path, "mac")
