@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterator
 
 import pytest
 
 from trishula.cli.sandbox import Sandbox
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Another one each time; what failed says how to have it again."""
+    given: int | None = request.config.getoption("--seed")
+    seed = random.SystemRandom().randrange(1_000_000) if given is None else given
+    request.node.add_report_section("setup", "seed", f"the same again: pytest '{request.node.nodeid}' --seed {seed}")
+    return seed
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,6 @@ SCHEDULES = 400
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("simulation")
-    group.addoption("--seed", type=int, help="live through this schedule only")
     group.addoption("--nodes", type=int, help="in a mesh of so many nodes only")
     group.addoption("--schedules", type=int, default=SCHEDULES, help="how many schedules to live through")
 

@@ -271,24 +271,6 @@ def test_any_damage_to_a_frame_is_a_frame_or_a_frame_error(role: str, data: st.D
     only_frame_errors(role, bytes(said))
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
-    max_leaves=8,
-)
-
-
-@roles
-@given(data=st.data())
-@hypothesis
-def test_any_value_in_any_field_is_a_frame_or_a_frame_error(role: str, data: st.DataObject) -> None:
-    said = json.loads(frames.encode(data.draw(st.sampled_from(ROLES[role][2]))))
-    inner = [item for value in said.values() if isinstance(value, list) for item in value if isinstance(item, dict)]
-    target = data.draw(st.sampled_from([said, *inner]))
-    target[data.draw(st.sampled_from(list(target)))] = data.draw(json_values)
-    only_frame_errors(role, json.dumps(said).encode())
-
-
 def only_frame_errors(role: str, said: bytes) -> None:
     decode, table, _ = ROLES[role]
     try:

@@ -255,7 +255,7 @@ def _addressed(message: bytes, to: str | list[str]) -> bytes:
     try:
         own = json.loads(message)
         fields = msgspec.json.decode(message, type=dict[str, msgspec.Raw])
-    except ValueError:
+    except (ValueError, RecursionError):
         return message  # what is wrong with it is said where every message is looked at
     if "to" not in own:
         return message.rstrip()[:-1] + (b"," if fields else b"") + b'"to":' + json.dumps(to).encode() + b"}"

@@ -49,6 +49,9 @@ except ModuleNotFoundError as missing:
 STANDARD = {"mac": ("mac",), "agni": ("agni",), "rushabdev": ("rushabdev",)}
 """Nodes and the agents that live on them. Each node dials those after it: mac is behind NAT and is never dialled."""
 
+Via = Callable[[str, str, str], str]
+"""(dialler, dialled, the dialled node's own URL) to the URL that the dialler is given."""
+
 PATIENCE_S = 20.0
 _POLL_S = 0.02
 _STOP_S = 5.0
@@ -95,6 +98,10 @@ class Place:
         return self.root / "credentials"
 
     @property
+    def state(self) -> Path:
+        return self.root / "state"
+
+    @property
     def log(self) -> Path:
         return self.root / "log"
 
@@ -112,7 +119,7 @@ class Place:
         return self.runtime / f"{agent or 'node'}.sock"
 
     def mailbox(self, agent: str) -> Path:
-        return self.root / "state" / "mailboxes" / agent
+        return self.state / "mailboxes" / agent
 
     def token_file(self, agent: str) -> Path:
         """The token with which an agent is let in at `url`."""
@@ -123,9 +130,17 @@ class Sandbox:
     """Nodes, their files and their processes. Leaving the `with` block stops them all; the files stay."""
 
     def __init__(
-        self, directory: Path, homes: Mapping[str, Sequence[str]] = STANDARD, *, limits: Mapping[str, int] | None = None
+        self,
+        directory: Path,
+        homes: Mapping[str, Sequence[str]] = STANDARD,
+        *,
+        limits: Mapping[str, int] | None = None,
+        via: Via | None = None,
     ) -> None:
-        """Lay out the files; nothing runs yet. A folder that was a sandbox before keeps its nodes' stores."""
+        """Lay out the files; nothing runs yet. A folder that was a sandbox before keeps its nodes' stores.
+
+        `via` gives the URL that a node dials instead of its peer's own: a proxy's, say.
+        """
         self.directory = directory.absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
         self._claim = _claim(self.directory)
@@ -137,6 +152,7 @@ class Sandbox:
         }
         self._homes = {agent: place for place in self.places.values() for agent in place.agents}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._via = via or (lambda _dialler, _dialled, url: url)
         self._write(limits or {})
 
     def __enter__(self) -> Self:
@@ -263,7 +279,7 @@ class Sandbox:
         tokens = {pair: secrets.token_urlsafe(32) for pair in itertools.combinations(self.places, 2)}
         keys = {frozenset(pair): base64.b64encode(secrets.token_bytes(32)).decode() for pair in tokens}
         for place in self.places.values():
-            for folder in (place.root / "state", place.runtime, place.root / "tls", place.root / "tokens"):
+            for folder in (place.state, place.runtime, place.root / "tls", place.root / "tokens"):
                 folder.mkdir(parents=True, exist_ok=True)
             place.credentials.mkdir(mode=0o700, exist_ok=True)
             certificate, key = authority.issue(place.name)
@@ -290,7 +306,7 @@ class Sandbox:
         tables: dict[str, dict[str, Any]] = {
             "node": {
                 "name": place.name,
-                "state_dir": str(place.root / "state"),
+                "state_dir": str(place.state),
                 "runtime_dir": str(place.runtime),
                 "credentials_dir": str(place.credentials),
                 "default_agent": place.agents[0],
@@ -307,7 +323,7 @@ class Sandbox:
         tables |= {f"agents.{agent}": {} for agent in place.agents}
         for peer in self._peers(place):
             other = self.places[peer]
-            way = {"dial": True, "url": other.url} if peer in dials else {"dial": False}
+            way = {"dial": True, "url": self._via(place.name, peer, other.url)} if peer in dials else {"dial": False}
             tables[f"peers.{peer}"] = {**way, "agents": list(other.agents)}
         # JSON's texts, numbers, truth values and lists are TOML's.
         return "\n".join(

@@ -158,7 +158,7 @@ class Remote:
                 value=self.url,
                 fix="give ca= the mesh's own CA certificate, and use the name that is in the node's certificate",
             ) from error
-        except (OSError, WebSocketException) as error:
+        except (OSError, ValueError, WebSocketException) as error:  # ValueError: no port, no text, a name that is none
             raise NodeUnreachable(
                 f"no node answers at {self.url} ({_reason(error)})",
                 value=self.url,

@@ -29,7 +29,7 @@ def group_id(name: str) -> int:
     """The number of a group. Raises `ConfigError`."""
     try:
         return grp.getgrnam(name).gr_gid
-    except KeyError:
+    except (KeyError, ValueError):  # a NUL in the name
         raise ConfigError(
             f"there is no group {name!r}", key="agents.*.socket_group", value=name, fix="create it, or name another"
         ) from None

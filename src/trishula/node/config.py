@@ -89,7 +89,7 @@ def load(path: Path, credentials_dir: Path | None = None) -> Config:
         values = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigErrors([_unreadable(path, error)]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not all of tomllib's own: int counts digits, and it nests in calls
         raise ConfigErrors([ConfigError(f"{path} is not TOML: {error}", key=str(path), fix="mend the line")]) from None
     errors: list[ConfigError] = []
     config = _read(Table("", values, errors), credentials_dir)
@@ -251,13 +251,17 @@ def _credentials(
 
 
 def _absolute(table: Table, key: str, value: str) -> Path:
-    table.checked(key, value, lambda path: Path(path).is_absolute(), "an absolute path")
+    table.checked(key, value, _is_absolute, "an absolute path")
     return Path(value)
+
+
+def _is_absolute(path: str) -> bool:
+    return Path(path).is_absolute() and "\0" not in path
 
 
 def _readable(table: Table, key: str) -> Path:
     path = _absolute(table, key, table.text(key, fix="name a PEM file"))
-    if path.is_absolute():
+    if _is_absolute(str(path)):
         try:
             path.open("rb").close()
         except OSError as error:

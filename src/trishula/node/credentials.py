@@ -121,7 +121,7 @@ def _read(path: Path, kind: type[_T], errors: list[ConfigError]) -> _T | None:
     except OSError as error:
         fix = "run site.yml, or point node.credentials_dir at the folder"
         errors.append(ConfigError(f"can't read {path} ({error.strerror})", key=str(path), fix=fix))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also of a path with a NUL in it
         errors.append(ConfigError(f"{path}: {error}", key=str(path), fix="see docs/configuration.md for its form"))
     return None
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from websockets.asyncio.server import Server, ServerConnection
+from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
@@ -168,6 +169,11 @@ class Doorman:
                 await connection.handshake(decide, server_header=None)
         except TimeoutError:
             self._log.warning(f"{address} slow", f"turned away {address}: no request within {self._timeout:.0f} s")
+            connection.transport.abort()
+            return
+        except Exception as error:  # noqa: BLE001 - no stranger's request may end the node, whatever the library says
+            reason = "it talked on, or left" if isinstance(error, ConnectionClosed) else _why(error)
+            self._log.warning(f"{address} http", f"turned away {address}: no WebSocket request ({reason})")
             connection.transport.abort()
             return
         if connection.state is not State.OPEN or identity is None:

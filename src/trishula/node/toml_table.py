@@ -40,20 +40,20 @@ class Table:
         value = self._typed(key, int, "a whole number", default)
         if low <= value <= high:
             return value
-        self.wrong(key, value, f"{self._path(key)} is {value}", f"use {low} to {high}")
+        self.wrong(key, value, f"{self._path(key)} is {_shown(value)}", f"use {low} to {high}")
         return default
 
     def texts(self, key: str) -> tuple[str, ...]:
         value = self._typed(key, list, "a list of names in quotes", [])
         if all(isinstance(item, str) for item in value):
             return tuple(value)
-        self.wrong(key, value, f"{self._path(key)} is {value!r}", "use a list of names in quotes")
+        self.wrong(key, value, f"{self._path(key)} is {_shown(value)}", "use a list of names in quotes")
         return ()
 
     def checked(self, key: str, value: str, check: Callable[[str], bool], expected: str) -> str:
         """`value`, which was read under `key`; a mistake where `check` says so."""
         if value and not check(value):
-            self.wrong(key, value, f"{self._path(key)} is {value!r}", f"use {expected}")
+            self.wrong(key, value, f"{self._path(key)} is {_shown(value)}", f"use {expected}")
         return value
 
     def wrong(self, key: str, value: object, message: str, fix: str) -> None:
@@ -75,5 +75,12 @@ class Table:
         # bool is an int to Python, but `port = true` is a mistake
         if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
             return value
-        self.wrong(key, value, f"{self._path(key)} is {value!r}", f"use {expected}")
+        self.wrong(key, value, f"{self._path(key)} is {_shown(value)}", f"use {expected}")
         return default
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # int prints no more than 4300 digits, but tomllib reads 0xfff… of any length
+        return "a number beyond all bounds"
