@@ -44,3 +44,17 @@ def node(host: Host, mesh: dict[str, Node]) -> Node:
 @pytest.fixture
 def others(node: Node, mesh: dict[str, Node]) -> list[Node]:
     return [other for other in mesh.values() if other is not node]
+
+
+@pytest.fixture(scope="session")
+def router(mesh: dict[str, Node]) -> Node:
+    """What the laptop is behind: no node, but the one other host in its network."""
+    (laptop,) = (node for node in mesh.values() if node.dials_only)
+    container = laptop.facts["ansible_host"].removesuffix(laptop.name) + "router"
+    return Node("router", {}, testinfra.get_host(f"docker://{container}"))
+
+
+@pytest.fixture
+def neighbours(node: Node, others: list[Node], router: Node) -> list[Node]:
+    """Those who get as far as the node's own firewall."""
+    return [router] if node.dials_only else others

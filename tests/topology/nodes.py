@@ -49,6 +49,10 @@ class Node:
         return bool(self.facts.get("trishula_outbound_only", False))
 
     @property
+    def always_on(self) -> bool:
+        return bool(self.facts.get("trishula_always_on", True))
+
+    @property
     def port(self) -> int:
         return int(self.facts["trishula_port"])
 
@@ -60,6 +64,11 @@ class Node:
             user = agent.get("user", self.facts["trishula_agent_user"])
             agents.append(Agent(agent["name"], user, agent.get("group", user)))
         return agents
+
+    @cached_property
+    def address(self) -> str:
+        """In its own network; behind NAT, nobody else's."""
+        return self.host.check_output("hostname --all-ip-addresses").split()[0]
 
     @property
     def pid(self) -> int:
@@ -98,6 +107,10 @@ class Node:
         """`open`, `refused` or `dropped`, and the first bytes that an open port says within a second."""
         return self.python(_CONNECT, to, port)
 
+    def source(self, to: Node) -> str:
+        """The address that its packets to another host bear when they leave it."""
+        return self.python(_SOURCE, to.address)
+
     def status(self) -> dict[str, Any]:
         """What the node says of itself; nothing while it can't be reached."""
         run = self.run("trishula", "status", "--json")
@@ -128,6 +141,14 @@ except TimeoutError:
     print("dropped")
 except ConnectionRefusedError:
     print("refused")
+"""
+
+# Connecting a datagram socket sends nothing.
+_SOURCE = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.connect((sys.argv[1], 9))
+    print(sock.getsockname()[0])
 """
 
 

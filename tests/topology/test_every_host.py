@@ -55,17 +55,17 @@ def test_the_firewall_stands_again_after_a_reboot(node: Node) -> None:
     assert node.host.file("/etc/ufw/ufw.conf").contains("^ENABLED=yes$")
 
 
-def test_ssh_still_answers_the_other_hosts(node: Node, others: list[Node]) -> None:
-    for other in others:
-        assert other.connect(node.name, 22) == "open SSH-2.0-"
+def test_ssh_still_answers_the_hosts_around_it(node: Node, neighbours: list[Node]) -> None:
+    for neighbour in neighbours:
+        assert neighbour.connect(node.name, 22) == "open SSH-2.0-"
 
 
-def test_a_port_that_nobody_named_is_closed_to_the_other_hosts(node: Node, others: list[Node]) -> None:
+def test_a_port_that_nobody_named_is_closed_to_the_hosts_around_it(node: Node, neighbours: list[Node]) -> None:
     listener = "trishula-test-listener"
     node.host.check_output(f"systemd-run --quiet --collect --unit {listener} python3 -m http.server 18765")
     try:
         # It is there: the firewall says no, and not an empty port.
         eventually(lambda: node.connect("127.0.0.1", 18765) == "open", within=5)
-        assert {other.connect(node.name, 18765) for other in others} == {"dropped"}
+        assert {neighbour.connect(node.name, 18765) for neighbour in neighbours} == {"dropped"}
     finally:
         node.host.check_output(f"systemctl stop {listener}")

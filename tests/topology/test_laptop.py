@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from topology.nodes import CONFIG
@@ -13,8 +15,22 @@ if TYPE_CHECKING:
 testinfra_hosts = ["ansible://mac"]
 
 
-def test_nobody_can_dial_it(node: Node, others: list[Node]) -> None:
-    assert {other.connect(node.name, node.port) for other in others} == {"dropped"}
+def test_no_way_leads_in(node: Node, others: list[Node], router: Node) -> None:
+    tries = itertools.product(others, [node.address, router.source(others[0])], [node.port, 22])
+    with ThreadPoolExecutor() as pool:
+        assert set(pool.map(lambda attempt: attempt[0].connect(*attempt[1:]), tries)) == {"dropped"}
+
+
+def test_nobody_at_home_can_dial_it_either(node: Node, router: Node) -> None:
+    assert router.connect(node.name, node.port) == "dropped"
+
+
+def test_the_servers_know_it_by_its_routers_address(node: Node, others: list[Node], router: Node) -> None:
+    for other in others:
+        links = other.host.check_output(f"ss -Hnt state established sport = :{other.port}").splitlines()
+        callers = {line.split()[-1].rsplit(":", 1)[0].strip("[]").removeprefix("::ffff:") for line in links}
+        assert router.source(other) in callers
+        assert node.address not in callers
 
 
 def test_it_dials_every_server(node: Node, others: list[Node]) -> None:

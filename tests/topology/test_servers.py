@@ -40,11 +40,13 @@ UPGRADE = [
 ]
 
 
-def test_a_stranger_without_a_token_is_turned_away_before_the_upgrade(node: Node, others: list[Node]) -> None:
+def test_a_stranger_without_a_token_is_turned_away_before_the_upgrade(
+    node: Node, others: list[Node], router: Node
+) -> None:
     for other in others:
         said = other.python(REQUEST, node.name, node.port, f"{TLS}/ca.crt", *UPGRADE)
         assert said == "TLSv1.3 b'HTTP/1.1 401 Unauthorized'"
-        address = node.host.addr(other.name).ipv4_addresses[0]
+        address = (router if other.dials_only else other).source(node)
         journal = node.output("journalctl --output cat --unit trishula-node.service").decode()
         assert f"{address}: no token" in journal
 

@@ -1,0 +1,83 @@
+"""Converged hosts under a stream of messages, while one thing after the other breaks.
+
+A phase of Molecule's default scenario. By hand, on the hosts that `molecule converge` left:
+
+pytest tests/faults --ansible-inventory=molecule/default/inventory --connection=ansible
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faults.stream import Stream
+from topology.conftest import inventory, mesh, router
+from topology.nodes import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from topology.nodes import Node
+
+__all__ = ["inventory", "mesh", "router"]
+
+
+@dataclass
+class Note:
+    """What is told at the end."""
+
+    count: str = "nothing was counted"
+    times: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    """Seconds, by the fault and by what was measured; each trial counts with its slowest end."""
+
+    def add(self, fault: str, **seconds: float) -> None:
+        for measured, value in seconds.items():
+            self.times[fault][measured].append(value)
+
+
+NOTE: pytest.StashKey[Note] = pytest.StashKey()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[NOTE] = Note()
+
+
+@pytest.fixture
+def note(pytestconfig: pytest.Config) -> Note:
+    return pytestconfig.stash[NOTE]
+
+
+@pytest.fixture(scope="session")
+def whole_stream(mesh: dict[str, Node]) -> Iterator[Stream]:
+    """From before the first fault until it is told to finish."""
+    stream = Stream(mesh)
+    try:
+        eventually(stream.flows, within=15)
+        yield stream
+    finally:
+        stream.finish(within=60)
+
+
+@pytest.fixture
+def stream(whole_stream: Stream) -> Iterator[Stream]:
+    """The same, with nothing left broken after the test."""
+    yield whole_stream
+    now = time.time()
+    eventually(lambda: whole_stream.healthy(since=now), within=15)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    note = config.stash[NOTE]
+    terminalreporter.section("faults")
+    terminalreporter.line(note.count)
+    terminalreporter.line("")
+    terminalreporter.line(f"{'':<24}{'':<12}{'trials':>6}{'p50':>10}{'max':>10}")
+    for fault, measures in note.times.items():
+        for measured, seconds in measures.items():
+            p50, most = f"{statistics.median(seconds):.2f} s", f"{max(seconds):.2f} s"
+            terminalreporter.line(f"{fault:<24}{measured:<12}{len(seconds):>6}{p50:>10}{most:>10}")

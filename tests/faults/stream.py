@@ -1,0 +1,205 @@
+"""A stream of messages over the hosts, and what the agents and the journals tell of it meanwhile."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import threading
+import uuid
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from topology.nodes import INSTALL, MAILBOXES, SERVICE, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from topology.nodes import Agent, Node
+
+EVERY_S = 0.1
+"""Each agent writes to each other one this often."""
+
+End = tuple[str, str]
+"""A node, and the one that it is linked to."""
+
+
+class Stored(NamedTuple):
+    sender: str
+    to: str
+    id: str
+    digest: str
+
+
+class File(NamedTuple):
+    agent: str
+    box: str
+    id: str
+    digest: str
+
+
+_AGENT = Path(__file__).with_name("agent.py").read_text("utf-8")
+_LINK = re.compile(r"link (?:to|from) (\S+) (up|down)\b")
+
+# Asks again and again: `journalctl --follow` at times sleeps on the last lines until somebody writes the next. Ends
+# with its stdin, since what docker exec has started outlives it.
+_JOURNAL = f"""
+cursor=$(mktemp)
+while journalctl --cursor-file="$cursor" --quiet --output=json --output-fields=MESSAGE --unit={SERVICE}; do
+  read -r -t 0.2 _
+  [ $? -gt 128 ] || break
+done
+rm "$cursor"
+"""
+
+# argv: a stream, the folder of mailboxes, agents. Prints [agent, box, id, sha256] of each of its files.
+_FILES = """
+import hashlib, json, pathlib, sys
+stream, mailboxes, *agents = sys.argv[1:]
+for agent in agents:
+    for box in ("inbox", "archive", "outbox"):
+        for path in pathlib.Path(mailboxes, agent, box).glob("*.json"):
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            message = json.loads(content)
+            if message.get("stream") == stream:
+                print(json.dumps([agent, box, message["id"], hashlib.sha256(content).hexdigest()]))
+"""
+
+
+class Teller:
+    """A process on a host that tells in lines of JSON what happens there, until its stdin ends."""
+
+    def __init__(self, node: Node, user: str, *argv: str) -> None:
+        self.said: list[dict[str, Any]] = []
+        self._process = subprocess.Popen(
+            ["docker", "exec", "--interactive", "--user", user, node.facts["ansible_host"], *argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def end(self) -> None:
+        self._process.stdin.close()
+
+    def ended(self, within: float) -> int:
+        """Its exit code, when it has said all."""
+        with self._process:
+            try:
+                return self._process.wait(within)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                raise
+            finally:
+                self._reader.join()
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            self.said.append(json.loads(line))
+
+
+class Stream:
+    """Every agent writes to every other one, from the beginning until `finish`."""
+
+    def __init__(self, mesh: Mapping[str, Node]) -> None:
+        self.name = str(uuid.uuid4())
+        self.mesh = mesh
+        self.homes = {agent.name: node for node in mesh.values() for agent in node.agents}
+        self._journals = {name: Teller(node, "root", "bash", "-c", _JOURNAL) for name, node in mesh.items()}
+        self._agents = {agent.name: self._start(node, agent) for node in mesh.values() for agent in node.agents}
+
+    def _start(self, node: Node, agent: Agent) -> Teller:
+        others = [name for name in self.homes if name != agent.name]
+        python = f"{INSTALL}/current/bin/python"
+        return Teller(
+            node, agent.user, python, "-c", _AGENT, agent.socket, agent.mailbox, self.name, str(EVERY_S), *others
+        )
+
+    def finish(self, within: float) -> None:
+        """Write no more, and return when all is confirmed."""
+        tellers = self._agents | {f"the journal of {name}": teller for name, teller in self._journals.items()}
+        for teller in tellers.values():
+            teller.end()
+        codes = {name: teller.ended(within) for name, teller in tellers.items()}
+        assert codes == dict.fromkeys(tellers, 0)
+
+    # ── What happens ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def flows(self) -> bool:
+        """Whether every agent has heard from every other one."""
+        return all(
+            {line["sender"] for line in teller.said if "arrived" in line} >= set(self.homes) - {name}
+            for name, teller in self._agents.items()
+        )
+
+    def healthy(self, since: float) -> bool:
+        """Whether every node has said after `since` that it is linked to all others."""
+        return all(self._linked(node, since) == set(self.mesh) - {node.name} for node in self.mesh.values())
+
+    def _linked(self, node: Node, since: float) -> set[str]:
+        said = reversed(self._agents[node.agents[0].name].said)
+        last = next((line for line in said if "linked" in line), {"at": 0.0, "linked": []})
+        return set(last["linked"]) if last["at"] > since else set()
+
+    def wait_until(self, what: Literal["up", "down"], ends: Iterable[End], since: float, *, within: float) -> float:
+        """When the last of these ends wrote to its journal, after `since`, that its link is up or down."""
+
+        def moments() -> list[float] | None:
+            found = [self._first(what, *end, since) for end in ends]
+            return None if None in found else found
+
+        return max(eventually(moments, within=within))
+
+    def _first(self, what: str, node: str, peer: str, since: float) -> float | None:
+        for line in self._journals[node].said:
+            at = int(line["__REALTIME_TIMESTAMP"]) / 1e6
+            if at > since and (said := _LINK.match(line["MESSAGE"])) and said.groups() == (peer, what):
+                return at
+        return None
+
+    def wait_for_detour(self, here: str, there: str, since: float, *, within: float) -> float:
+        """When the first message from one node to the other, after `since`, came by way of a third."""
+
+        def first() -> float | None:
+            senders = {agent.name for agent in self.mesh[here].agents}
+            return min(
+                (
+                    line["at"]
+                    for agent in self.mesh[there].agents
+                    for line in self._agents[agent.name].said
+                    if line.get("sender") in senders and line["route"].startswith("relay:") and line["at"] > since
+                ),
+                default=None,
+            )
+
+        return eventually(first, within=within)
+
+    # ── What became of it ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def stored(self) -> list[Stored]:
+        """All that was reported stored."""
+        return [
+            Stored(name, line["to"], line["stored"], line["digest"])
+            for name, teller in self._agents.items()
+            for line in teller.said
+            if "stored" in line
+        ]
+
+    def routes(self) -> Counter[str]:
+        """By which way how many arrived."""
+        ours = {sent.id for sent in self.stored()}
+        arrived = (line for teller in self._agents.values() for line in teller.said if line.get("arrived") in ours)
+        return Counter(line["route"] for line in arrived)
+
+    def files(self) -> list[File]:
+        """All mailbox files of this stream."""
+        files = []
+        for node in self.mesh.values():
+            agents = [agent.name for agent in node.agents]
+            out = node.python(_FILES, self.name, MAILBOXES, *agents)
+            files += [File(*json.loads(line)) for line in out.splitlines()]
+        return files

@@ -1,0 +1,130 @@
+"""One thing breaks after the other, in the order of this file, while every agent writes to every other one."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faults.breaking import cut, cut_off, forget_connections, kill, paused, restart
+from topology.nodes import SERVICE, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from faults.breaking import Fault
+    from faults.conftest import Note
+    from faults.stream import End, Stream
+    from topology.nodes import Node
+
+NODES = ["mac", "agni", "rushabdev"]
+PAIRS = [*itertools.combinations(NODES, 2), ("mac", "agni"), ("mac", "rushabdev")]
+
+RELAYS = False
+"""Whether mail for a node without a link goes by way of a third one. Today there is none (rule 4): it waits."""
+
+NOTICED_S = 10.0
+REROUTED_S = 10.0
+LINKED_S = 15.0
+
+
+def ends_of(*nodes: str) -> tuple[list[End], list[End]]:
+    """The ends at these nodes of their links, and the ends at their peers."""
+    inner = [(node, peer) for node in nodes for peer in NODES if peer != node]
+    return inner, [(peer, node) for node, peer in inner]
+
+
+@pytest.mark.parametrize(("here", "there"), PAIRS)
+def test_a_pair_that_is_cut_goes_round_about_and_is_linked_again_when_it_is_whole(
+    mesh: dict[str, Node], stream: Stream, note: Note, here: str, there: str
+) -> None:
+    ends = [(here, there), (there, here)]
+    with cut(mesh[here], mesh[there]) as fault:
+        noticed = stream.wait_until("down", ends, fault.since, within=NOTICED_S)
+        (third,) = set(NODES) - {here, there}
+        if RELAYS and mesh[third].always_on:
+            detours = [stream.wait_for_detour(*end, fault.since, within=REROUTED_S) for end in ends]
+            note.add("a pair cut", reroute=max(detours) - fault.since)
+    linked = stream.wait_until("up", ends, fault.mended, within=LINKED_S)
+    note.add("a pair cut", detection=noticed - fault.since, reconnect=linked - fault.mended)
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_node_that_is_cut_off_is_linked_again_when_it_is_whole(
+    mesh: dict[str, Node], stream: Stream, note: Note, name: str
+) -> None:
+    inner, outer = ends_of(name)
+    with cut_off(mesh[name]) as fault:
+        noticed = stream.wait_until("down", inner + outer, fault.since, within=NOTICED_S)
+    linked = stream.wait_until("up", inner + outer, fault.mended, within=LINKED_S)
+    note.add("a node cut off", detection=noticed - fault.since, reconnect=linked - fault.mended)
+
+
+@pytest.mark.parametrize("_trial", range(3))
+def test_a_nat_that_forgets_its_connections_costs_the_laptop_new_ones(
+    router: Node, stream: Stream, note: Note, _trial: int
+) -> None:
+    inner, outer = ends_of("mac")
+    fault = forget_connections(router)
+    noticed = stream.wait_until("down", inner + outer, fault.since, within=NOTICED_S)
+    linked = stream.wait_until("up", inner + outer, fault.since, within=LINKED_S)
+    note.add("the NAT forgets", detection=noticed - fault.since, reconnect=linked - fault.since)
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_host_that_stands_still_is_linked_again_when_it_goes_on(
+    mesh: dict[str, Node], stream: Stream, note: Note, name: str
+) -> None:
+    inner, outer = ends_of(name)
+    with paused(mesh[name]) as fault:
+        noticed = stream.wait_until("down", outer, fault.since, within=NOTICED_S)
+    linked = stream.wait_until("up", inner + outer, fault.mended, within=LINKED_S)
+    note.add("a host paused", detection=noticed - fault.since, reconnect=linked - fault.mended)
+
+
+@pytest.mark.parametrize(("what", "end"), [("a node restarted", restart), ("a node killed", kill)])
+@pytest.mark.parametrize("name", NODES)
+def test_a_node_that_ends_is_started_and_linked_again(
+    mesh: dict[str, Node], stream: Stream, note: Note, name: str, what: str, end: Callable[[Node], Fault]
+) -> None:
+    inner, outer = ends_of(name)
+    fault = end(mesh[name])
+    noticed = stream.wait_until("down", outer, fault.since, within=NOTICED_S)
+    linked = stream.wait_until("up", inner + outer, fault.since, within=LINKED_S)
+    note.add(what, detection=noticed - fault.since, reconnect=linked - fault.since)
+
+
+def test_what_was_stored_is_in_each_inbox_once_and_byte_for_byte(whole_stream: Stream, note: Note) -> None:
+    whole_stream.finish(within=60)
+    stored = {(sent.id, sent.to, sent.digest) for sent in whole_stream.stored()}
+    assert stored
+
+    def received() -> Counter[tuple[str, str, str]]:
+        return Counter((file.id, file.agent, file.digest) for file in whole_stream.files() if file.box != "outbox")
+
+    # The files follow the confirmations, a moment later; and what is too much would not go away.
+    with contextlib.suppress(AssertionError):
+        eventually(lambda: received().keys() >= stored, within=15)
+    found = received()
+    lost, too_many = stored - found.keys(), found - Counter(stored)
+    note.count = (
+        f"{len(stored)} messages stored, {len(lost)} lost, {too_many.total()} doubled; they came by "
+        + ", ".join(f"{route} ({count})" for route, count in whole_stream.routes().most_common())
+    )
+    assert not lost
+    assert not too_many
+
+
+def test_what_was_stored_is_in_its_senders_outbox_once_and_byte_for_byte(whole_stream: Stream) -> None:
+    sent = Counter((sent.id, sent.sender, sent.digest) for sent in whole_stream.stored())
+    found = Counter((file.id, file.agent, file.digest) for file in whole_stream.files() if file.box == "outbox")
+    assert not sent - found
+    assert not found - sent
+
+
+def test_no_node_fell_over_its_own_feet(mesh: dict[str, Node]) -> None:
+    for node in mesh.values():
+        assert "Traceback" not in node.host.check_output(f"journalctl --no-pager --output cat --unit {SERVICE}")
