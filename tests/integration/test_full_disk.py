@@ -100,7 +100,6 @@ async def send_for_ever(client: trishula.Client) -> None:
         await client.send("dhyana", body="x" * 100_000)
 
 
-@pytest.mark.xfail(reason="the store's problem ends with its next write, and nobody writes", raises=trishula.TimedOut)
 def test_a_node_without_mail_finds_the_room_by_itself(tmp_path: Path) -> None:
     async def story(mesh: Sandbox, folder: Path) -> None:
         mesh.start()

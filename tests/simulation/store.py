@@ -136,8 +136,8 @@ class Disk:
         rows = (row for row in reversed(self._rows()) if row.dest == dest and row.state in hopeful)
         return list(islice(rows, limit))
 
-    def open_counts(self) -> Mapping[str, int]:
-        return Counter(row.key.sender for row in self._open())
+    def open_counts(self) -> Mapping[tuple[str, str], int]:
+        return Counter((row.key.sender, row.dest) for row in self._open())
 
     # ------------------------------------------------------------ what local agents got
 
@@ -183,8 +183,11 @@ class Disk:
         for key in [key for key, row in self.held.items() if row.seq in seqs]:
             del self.held[key]
 
-    def held_bytes(self) -> int:
-        return sum(len(row.envelope.payload) for row in self.held.values())
+    def held_bytes(self) -> Mapping[str, int]:
+        held: Counter[str] = Counter()
+        for row in self.held.values():
+            held[row.envelope.dest] += len(row.envelope.payload)
+        return held
 
     def prune(self, before: int, limit: int) -> Pruned:
         ended = [
@@ -205,10 +208,11 @@ class Disk:
         for sender, message_id in {row.key[:2] for row in sent}:
             if not self.outgoing(sender, message_id):
                 del self.messages[sender, message_id]
-        held = [row for row in self.held.values() if row.envelope.expires_at < before][:limit]
+        held = [row for row in self.held.values() if row.envelope.expires_at < before]
+        held = sorted(held, key=lambda row: (row.envelope.expires_at, row.seq))[:limit]
         self.drop([row.seq for row in held])
         more = max(len(ended), len(sent), len(held)) >= limit
-        return Pruned(more, sum(len(row.envelope.payload) for row in held))
+        return Pruned(more, tuple((row.envelope.dest, len(row.envelope.payload)) for row in held))
 
     # ------------------------------------------------------------
 

@@ -145,6 +145,18 @@ def test_when_its_custodian_comes_back_with_the_same_store_it_still_waits_there(
     assert bench.disk.sent[KEY].custodian == "agni"
 
 
+def test_a_receipt_that_came_to_the_custodian_while_its_link_was_down_is_had_again_at_once() -> None:
+    bench = entrusted(relay_reaches=False)
+    bench.link_down(RELAY)
+    bench.link_up(3, "agni")
+    assert offered(bench.hear(3, topology("mac")) + bench.commit_all()) == []
+    bench.hear(3, topology("mac", "rushabdev"))
+    assert offered(bench.commit_all(), 3) == ["m1"]
+    bench.hear(3, frames.Ack(seq=1))
+    bench.commit_all()
+    assert offered(bench.hear(3, topology("mac", "rushabdev")) + bench.commit_all()) == []
+
+
 def test_after_a_while_it_is_offered_again_in_any_case() -> None:
     bench = entrusted()
     bench.sleep(RECLAIM_BASE)
@@ -233,7 +245,7 @@ def test_the_recipients_word_ends_custody_and_goes_back_to_the_origin_unchanged(
     bench.hear(DIRECT, frames.Ack(seq=1))
     bench.commit()
     assert held(bench) == set()
-    assert bench.engine._relay._bytes == 0
+    assert not +bench.engine._relay._bytes
 
 
 def test_an_envelope_that_it_no_longer_holds_is_taken_anew() -> None:
@@ -258,7 +270,7 @@ def test_a_duplicate_of_what_it_holds_is_acknowledged_and_held_once_with_its_new
     assert said(bench.commit(), frames.Ack) == [frames.Ack(seq=2)]
     [frame] = said(bench.link_up(DIRECT, "rushabdev"), frames.Deliver, DIRECT)
     assert frame.envelopes == [sealed(TRUE, newer)]
-    assert bench.engine._relay._bytes == len(TRUE.payload)
+    assert bench.engine._relay._bytes == {"rushabdev": len(TRUE.payload)}
 
 
 @pytest.mark.parametrize(
@@ -312,7 +324,7 @@ def test_what_expired_in_custody_is_dropped_in_silence() -> None:
     bench.sleep(100)
     bench.commit_all()
     assert held(bench) == set()
-    assert bench.engine._relay._bytes == 0
+    assert not +bench.engine._relay._bytes
 
 
 # ---------------------------------------------------------------- the recipient

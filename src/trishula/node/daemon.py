@@ -19,7 +19,7 @@ from trishula.node import logs, queries, systemd
 from trishula.node.admission import Admission, Crowd
 from trishula.node.config import Config
 from trishula.node.credentials import Identity
-from trishula.node.database import StoreError
+from trishula.node.database import StoreError, touch
 from trishula.node.dialer import Dialer
 from trishula.node.hub import Hub
 from trishula.node.links import LinkWire
@@ -192,6 +192,10 @@ class Node:
                 agent: frames.Presence(self.hub.attached(agent) > 0, self.hub.engine.unread(agent), oldest.get(agent))
                 for agent in self._config.agents
             }
+            if self.store.problem:
+                # Perhaps nobody has anything to store, and so nobody would find the room that was made.
+                with contextlib.suppress(StoreError):
+                    await self.store.write(touch)
             self.hub.present(agents, storing=not self.store.problem, full=self._full())
             await asyncio.sleep(_PRESENCE_EVERY_S)
 

@@ -69,11 +69,18 @@ def prepare(path: Path, node: str) -> str:
             db.execute(f"PRAGMA user_version = {step}")
             db.execute("COMMIT")
         meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+        if not {"node", "incarnation"} <= meta.keys():
+            raise StoreError(f"{path} does not say whose store it is", fix="put a backup in its place")
         if meta["node"] != node:
             raise StoreError(f"{path} is the store of {meta['node']!r}, not of {node!r}", fix="check node.state_dir")
         return str(meta["incarnation"])
     finally:
         db.close()
+
+
+def touch(db: sqlite3.Connection) -> None:
+    """Write something that changes nothing."""
+    db.execute("UPDATE meta SET value = value")
 
 
 def used_bytes(db: sqlite3.Connection) -> int:
@@ -150,7 +157,9 @@ class SqlRows:
 
     def orphaned(self, nodes: Collection[str], limit: int) -> Sequence[Progress]:
         return self._progresses(
-            "state = 'stored' AND dest NOT IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?", json.dumps([*nodes]), limit
+            "state = 'stored' AND dest NOT IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?",
+            json.dumps([*nodes]),
+            limit,
         )
 
     def next_expiry(self) -> int | None:
@@ -177,10 +186,11 @@ class SqlRows:
             limit,
         )
 
-    def open_counts(self) -> Mapping[str, int]:
-        return dict(
-            self._db.execute("SELECT sender, count(*) FROM outgoing WHERE state = 'stored' GROUP BY sender").fetchall()
+    def open_counts(self) -> Mapping[tuple[str, str], int]:
+        rows = self._db.execute(
+            "SELECT sender, dest, count(*) FROM outgoing WHERE state = 'stored' GROUP BY sender, dest"
         )
+        return {(sender, dest): count for sender, dest, count in rows}
 
     def entries(self, key: Key) -> tuple[Entry, ...]:
         rows = self._db.execute(
@@ -260,8 +270,8 @@ class SqlRows:
     def drop(self, seqs: Collection[int]) -> None:
         self._db.executemany("DELETE FROM held WHERE seq = ?", [(seq,) for seq in seqs])
 
-    def held_bytes(self) -> int:
-        return int(self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM held").fetchone()[0])
+    def held_bytes(self) -> Mapping[str, int]:
+        return dict(self._db.execute("SELECT dest, sum(length(payload)) FROM held GROUP BY dest").fetchall())
 
     def prune(self, before: int, limit: int) -> Pruned:
         db = self._db
@@ -285,10 +295,12 @@ class SqlRows:
             {(sender, message_id) for _, sender, message_id in sent},
         )
         held = db.execute(
-            "SELECT seq, length(payload) FROM held WHERE expires_at < ? LIMIT ?", (before, limit)
+            "SELECT seq, dest, length(payload) FROM held WHERE expires_at < ? ORDER BY expires_at, seq LIMIT ?",
+            (before, limit),
         ).fetchall()
-        self.drop([seq for seq, _ in held])
-        return Pruned(max(len(entries), len(sent), len(held)) >= limit, sum(size for _, size in held))
+        self.drop([seq for seq, _, _ in held])
+        more = max(len(entries), len(sent), len(held)) >= limit
+        return Pruned(more, tuple((dest, size) for _, dest, size in held))
 
     def _progresses(self, where: str, *values: object) -> Sequence[Progress]:
         return [_progress(row) for row in self._db.execute(f"SELECT {_PROGRESS} FROM outgoing WHERE {where}", values)]

@@ -59,7 +59,7 @@ class Store:
         except StoreError:
             os.close(self._lock)
             raise
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             os.close(self._lock)
             raise StoreError(f"can't open {self.path}: {error}", fix="is the disk full or the file damaged?") from None
         self.problem = ""

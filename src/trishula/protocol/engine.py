@@ -155,6 +155,7 @@ class Engine:
         self._desk.lose(line)
         if not self._routes.lines_to(line.node):
             self._routes.neighbours.pop(line.node, None)
+            self._origin.unlinked(line.node)
             self._clock.unlinked(line.node)
         return effects + self._announce() + self._rerouted(now)
 
@@ -203,7 +204,7 @@ class Engine:
                 return self._recipient.query(line, frame)
             case frames.Topology():
                 self._routes.neighbours[line.node] = frame
-                return self._rerouted(now)
+                return self._origin.reaches(line.node) + self._rerouted(now)
 
     def _acked(self, now: Instant, line: Line, seq: int) -> list[Effect]:
         offer = line.offers.pop(seq, None)

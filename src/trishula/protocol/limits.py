@@ -15,10 +15,10 @@ class Limits:
     max_skew: int = 30 * 1000
     window_bytes: int = 4 * 1024 * 1024
     max_open: int = 100_000
-    """Envelopes of one agent that have no answer yet; `send` refuses more."""
+    """Envelopes of one agent for one node that have no answer yet; `send` refuses more."""
     max_unread: int = 100_000
     """Unread messages of one agent; more are deferred."""
     max_store_bytes: int = 8 * 1024 * 1024 * 1024
     """The supported size of the store; beyond it, it takes nothing new."""
     max_held_bytes: int = 512 * 1024 * 1024
-    """Payloads in custody for others; more are deferred."""
+    """Payloads in custody for one node; more are deferred."""

@@ -33,6 +33,7 @@ from trishula.protocol.records import (
     GiveUp,
     Originate,
     Originated,
+    Progress,
     Reclaim,
     Result,
     Settle,
@@ -57,6 +58,8 @@ class _Custody:
     """Who has mail for one destination, and when to reclaim it in any case (monotonic)."""
 
     custodians: set[str] = field(default_factory=set)
+    missed: set[str] = field(default_factory=set)
+    """Those whose link was lost: the recipient's word may have come to them meanwhile."""
     due: float | None = None
     attempts: int = 0
 
@@ -67,13 +70,14 @@ class Origin:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._custody = {dest: _Custody() for dest in desk.own}
-        self._open: Counter[str] = Counter()
+        self._open: Counter[tuple[str, str]] = Counter()
+        """Envelopes under way, by sender and destination."""
         self._next_expiry: int | None = None
         """When the next envelope expires, in ms since 1970."""
         self._give_up_at: float | None = None
         """When to give up on what has expired, on the monotonic clock; None while that is being done."""
 
-    def begin(self, now: Instant, open_counts: Mapping[str, int]) -> list[Effect]:
+    def begin(self, now: Instant, open_counts: Mapping[tuple[str, str], int]) -> list[Effect]:
         self._open.update(open_counts)
         return self._give_up(now, nodes=tuple(self._desk.own))
 
@@ -102,9 +106,9 @@ class Origin:
     def _originate(
         self, now: Instant, ref: object, message: Message, recipients: Sequence[tuple[str, str]], ttl: int | None
     ) -> list[Effect]:
-        limits = self._desk.limits
-        life = limits.default_ttl if ttl is None else ttl
-        self._check(message, len(recipients), life)
+        life = self._desk.limits.default_ttl if ttl is None else ttl
+        wanted = Counter((message.sender, home) for _, home in recipients)
+        self._check(life, wanted)
         envelopes = tuple(
             Envelope(
                 origin=self._desk.node,
@@ -116,12 +120,12 @@ class Origin:
             )
             for agent, home in recipients
         )
-        self._open[message.sender] += len(envelopes)
+        self._open += wanted
         record = Originate(message, envelopes, now.wall)
-        done = partial(self._stored, ref, message, envelopes)
-        return [self._desk.commit([record], done, partial(self._not_stored, ref, message, len(envelopes)))]
+        done = partial(self._stored, ref, message, envelopes, wanted)
+        return [self._desk.commit([record], done, partial(self._not_stored, ref, wanted))]
 
-    def _check(self, message: Message, recipients: int, life: int) -> None:
+    def _check(self, life: int, wanted: Mapping[tuple[str, str], int]) -> None:
         """The origin's own limits are errors of `send`, before anything is stored (rule 5)."""
         limits = self._desk.limits
         if not 0 < life <= limits.max_ttl:
@@ -140,21 +144,29 @@ class Origin:
                 value=limits.max_store_bytes,
                 fix="make room or raise the limit; what is stored is safe",
             )
-        if self._open[message.sender] + recipients > limits.max_open:
-            raise SendError(
-                f"{message.sender} has {self._open[message.sender]} messages under way, the limit is {limits.max_open}",
-                code="quota",
-                key="limits.max_open_per_agent",
-                value=limits.max_open,
-                fix="wait until some are delivered: `trishula status` says which node does not take them",
-            )
+        for (sender, dest), count in wanted.items():
+            under_way = self._open[sender, dest]
+            if under_way + count > limits.max_open:
+                raise SendError(
+                    f"{sender} has {under_way} messages to {dest} under way, the limit is {limits.max_open}",
+                    code="quota",
+                    key="limits.max_open_per_agent",
+                    value=limits.max_open,
+                    fix=f"wait until {dest} has taken some: `trishula status` says how it is",
+                )
 
     def _stored(
-        self, ref: object, message: Message, envelopes: Sequence[Envelope], now: Instant, results: Sequence[Result]
+        self,
+        ref: object,
+        message: Message,
+        envelopes: Sequence[Envelope],
+        wanted: Counter[tuple[str, str]],
+        now: Instant,
+        results: Sequence[Result],
     ) -> list[Effect]:
         (result,) = results
         if isinstance(result, Conflict):
-            self._open[message.sender] -= len(envelopes)
+            self._open -= wanted
             error = SendError(
                 f"{message.sender} has already sent another message with the id {message.id}",
                 code="id_conflict",
@@ -166,7 +178,7 @@ class Origin:
         assert isinstance(result, Originated)
         stored = Stored(ref, message.id, message.digest, result.progress, result.fresh)
         if not result.fresh:
-            self._open[message.sender] -= len(envelopes)
+            self._open -= wanted
             return [stored]
         effects: list[Effect] = [stored]
         for row, envelope in zip(result.progress, envelopes, strict=True):
@@ -176,8 +188,10 @@ class Origin:
             effects += self._desk.pump(now, dest)
         return effects
 
-    def _not_stored(self, ref: object, message: Message, count: int, _now: Instant, error: SendError) -> list[Effect]:
-        self._open[message.sender] -= count
+    def _not_stored(
+        self, ref: object, wanted: Counter[tuple[str, str]], _now: Instant, error: SendError
+    ) -> list[Effect]:
+        self._open -= wanted
         return [Rejected(ref, error)]
 
     # ------------------------------------------------------------ the recipient's word
@@ -224,7 +238,8 @@ class Origin:
                 self._desk.own[pending.envelope.dest].release(pending)
             if result.fresh:
                 effects.append(Progressed(result.progress))
-                self._closed(result.was, result.progress.key.sender)
+                if result.was is State.STORED:
+                    self._closed(result.progress)
         for dest in dict.fromkeys(pending.envelope.dest for pending in pendings if pending is not None):
             effects += self._desk.pump(now, dest)
         return effects
@@ -234,11 +249,8 @@ class Origin:
             self._desk.own[pending.envelope.dest].unsettled(pending, now.mono, self._desk.random())
         return []
 
-    def _closed(self, was: State | None, sender: str) -> None:
-        if was is State.STORED:
-            self._open[sender] -= 1
-            if self._open[sender] <= 0:
-                del self._open[sender]
+    def _closed(self, progress: Progress) -> None:
+        self._open -= Counter([(progress.key.sender, progress.dest)])
 
     # ------------------------------------------------------------ custody
 
@@ -289,6 +301,23 @@ class Origin:
         effects = self._reclaim(dest, self._custody[dest].custodians)
         survey = self._desk.commit([Survey(dest, SURVEYED)], partial(self._surveyed, line), lambda _now, _error: [])
         return [*effects, survey]
+
+    def unlinked(self, custodian: str) -> None:
+        """The link to a neighbour is lost, and with it what it would have passed on."""
+        for custody in self._custody.values():
+            custody.missed |= custody.custodians & {custodian}
+
+    def reaches(self, custodian: str) -> list[Effect]:
+        """A neighbour has said whom it is linked to. What it may have delivered while we were away is offered again.
+
+        It no longer holds that, so it takes it anew, and the recipient answers it again.
+        """
+        effects: list[Effect] = []
+        for dest, custody in self._custody.items():
+            if custodian in custody.missed and self._desk.routes.reaches(custodian, dest):
+                custody.missed.discard(custodian)
+                effects += self._reclaim(dest, custody.custodians & {custodian})
+        return effects
 
     def forgot(self, custodian: str) -> list[Effect]:
         """A neighbour has come back with another store: it has nothing of ours."""
@@ -371,7 +400,7 @@ class Origin:
         for progress in result.progress:
             if progress.dest in self._desk.own:
                 self._desk.own[progress.dest].ended(progress.key)
-            self._closed(State.STORED, progress.key.sender)
+            self._closed(progress)
             effects.append(Progressed(progress))
         if result.more:
             return effects + self._give_up(now, nodes)

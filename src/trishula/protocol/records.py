@@ -253,8 +253,8 @@ class Rows(Protocol):
     def newest(self, dest: str, limit: int) -> Sequence[Progress]:
         """The newest rows for `dest` that are unconfirmed or delivered."""
 
-    def open_counts(self) -> Mapping[str, int]:
-        """Unanswered rows by sender."""
+    def open_counts(self) -> Mapping[tuple[str, str], int]:
+        """Unanswered rows by sender and destination."""
 
     # ---- what local agents got
 
@@ -282,7 +282,8 @@ class Rows(Protocol):
 
     def drop(self, seqs: Collection[int]) -> None: ...
 
-    def held_bytes(self) -> int: ...
+    def held_bytes(self) -> Mapping[str, int]:
+        """Bytes of payload by destination."""
 
     # ---- retention
 
@@ -296,9 +297,9 @@ class Rows(Protocol):
 class Begun:
     """What the limits count, as found."""
 
-    open: Mapping[str, int]
+    open: Mapping[tuple[str, str], int]
     unread: Mapping[str, int]
-    held_bytes: int
+    held_bytes: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,10 +360,10 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """`more` where the limit left some; `held_bytes` went out of custody."""
+    """`more` where the limit left some. `held`: destination and size of what went out of custody."""
 
     more: bool
-    held_bytes: int
+    held: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ recipient's node (rule 4), and never ends a message (rule 5). It can read what i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from trishula.protocol import frames
@@ -30,14 +31,16 @@ class Relay:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._bytes = 0
+        self._bytes: Counter[str] = Counter()
+        """By destination: one that is stuck takes no room from the others."""
 
-    def begin(self, held_bytes: int) -> None:
-        self._bytes = held_bytes
+    def begin(self, held_bytes: Mapping[str, int]) -> None:
+        self._bytes = Counter(held_bytes)
 
-    def forgot(self, size: int) -> None:
-        """So many bytes have expired here."""
-        self._bytes -= size
+    def forgot(self, held: Iterable[tuple[str, int]]) -> None:
+        """These have expired here: destination and size."""
+        for dest, size in held:
+            self._bytes[dest] -= size
 
     # ------------------------------------------------------------ custody
 
@@ -54,16 +57,17 @@ class Relay:
                 raise DeferError("it expires later than limits.max_ttl_s of this node allows")
         if desk.full:
             raise DeferError(desk.full)
-        if self._bytes + len(envelope.payload) > desk.limits.max_held_bytes:
-            raise DeferError(f"{self._bytes} bytes are in custody here already (limits.max_held_bytes)")
+        held = self._bytes[envelope.dest]
+        if held + len(envelope.payload) > desk.limits.max_held_bytes:
+            raise DeferError(f"{held} bytes for {envelope.dest} are in custody here already (limits.max_held_bytes)")
         if not desk.always_on and desk.routes.line_to(envelope.dest) is None:
             raise DeferError(f"this node has no link to {envelope.dest}")
         return Hold(envelope, Seal(signed.kid, signed.mac), digest_of(envelope.payload), now.wall)
 
     def held(self, now: Instant, record: Hold, result: Held) -> list[Effect]:
         """It is in custody, durably."""
-        self._bytes += result.added
         envelope = record.envelope
+        self._bytes[envelope.dest] += result.added
         self._desk.held[envelope.dest].push(Pending(result.seq, envelope, record.seal))
         line = self._desk.routes.line_to(envelope.dest)
         return [] if line is None else self._desk.pump_line(now, line)
@@ -106,7 +110,7 @@ class Relay:
 
     def _dropped(self, pendings: Sequence[Pending], now: Instant, _results: Sequence[Result]) -> list[Effect]:
         for pending in pendings:
-            self._bytes -= len(pending.envelope.payload)
+            self._bytes[pending.envelope.dest] -= len(pending.envelope.payload)
             self._desk.held[pending.envelope.dest].release(pending)
         line = self._desk.routes.line_to(pendings[0].envelope.dest)
         return [] if line is None else self._desk.pump_line(now, line)

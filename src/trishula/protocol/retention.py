@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from trishula.protocol.clock import Instant
 from trishula.protocol.desk import Desk
@@ -18,9 +18,9 @@ AT_ONCE = 500
 
 
 class Retention:
-    """Prunes the store. `dropped` is told how many bytes went out of custody."""
+    """Prunes the store. `dropped` is told what went out of custody: destination and size."""
 
-    def __init__(self, desk: Desk, dropped: Callable[[int], None]) -> None:
+    def __init__(self, desk: Desk, dropped: Callable[[Iterable[tuple[str, int]]], None]) -> None:
         self._desk = desk
         self._dropped = dropped
         self._due: float | None = None
@@ -44,7 +44,7 @@ class Retention:
     def _pruned(self, now: Instant, results: Sequence[Result]) -> list[Effect]:
         (result,) = results
         assert isinstance(result, Pruned)
-        self._dropped(result.held_bytes)
+        self._dropped(result.held)
         self._due = now.mono + (_ON if result.more else EVERY)
         return []
 
