@@ -27,6 +27,7 @@ from trishula.protocol.message import Message
 from trishula.protocol.names import PROBE
 from trishula.protocol.records import (
     Conflict,
+    Declined,
     Done,
     Ended,
     Entrust,
@@ -68,13 +69,15 @@ class Origin:
         self._desk = desk
         self._custody = {dest: _Custody() for dest in desk.own}
         self._open: Counter[str] = Counter()
+        """Envelopes without an answer by sender, as committed; those that are being stored are `_coming`."""
+        self._coming: Counter[str] = Counter()
         self._next_expiry: int | None = None
         """When the next envelope expires, in ms since 1970."""
         self._give_up_at: float | None = None
         """When to give up on what has expired, on the monotonic clock; None while that is being done."""
 
     def begin(self, now: Instant, open_counts: Mapping[str, int]) -> list[Effect]:
-        self._open.update(open_counts)
+        self._open = Counter(open_counts)
         return self._give_up(now, nodes=tuple(self._desk.own))
 
     # ------------------------------------------------------------ a message comes in
@@ -102,9 +105,8 @@ class Origin:
     def _originate(
         self, now: Instant, ref: object, message: Message, recipients: Sequence[tuple[str, str]], ttl: int | None
     ) -> list[Effect]:
-        limits = self._desk.limits
-        life = limits.default_ttl if ttl is None else ttl
-        self._check(message, len(recipients), life)
+        life = self._life(ttl)
+        unless = self._unless(message.sender, len(recipients))
         envelopes = tuple(
             Envelope(
                 origin=self._desk.node,
@@ -116,14 +118,14 @@ class Origin:
             )
             for agent, home in recipients
         )
-        self._open[message.sender] += len(envelopes)
-        record = Originate(message, envelopes, now.wall)
-        done = partial(self._stored, ref, message, envelopes)
-        return [self._desk.commit([record], done, partial(self._not_stored, ref, message, len(envelopes)))]
+        self._coming[message.sender] += len(envelopes)
+        record = Originate(message, envelopes, now.wall, "" if unless is None else unless.code)
+        done = partial(self._stored, ref, record, unless)
+        return [self._desk.commit([record], done, partial(self._not_stored, ref, record))]
 
-    def _check(self, message: Message, recipients: int, life: int) -> None:
-        """The origin's own limits are errors of `send`, before anything is stored (rule 5)."""
+    def _life(self, ttl: int | None) -> int:
         limits = self._desk.limits
+        life = limits.default_ttl if ttl is None else ttl
         if not 0 < life <= limits.max_ttl:
             raise SendError(
                 f"a message can't live for {life // 1000} s",
@@ -132,29 +134,40 @@ class Origin:
                 value=life // 1000,
                 fix=f"use 1 to {limits.max_ttl // 1000} s (limits.max_ttl_s)",
             )
+        return life
+
+    def _unless(self, sender: str, recipients: int) -> SendError | None:
+        """The origin's own limits are errors of `send`, before anything is stored (rule 5). What is stored is said so."""
+        limits = self._desk.limits
         if self._desk.full:
-            raise SendError(
+            return SendError(
                 f"the store of this node takes nothing new: {self._desk.full}",
                 code="store_full",
                 key="limits.max_store_bytes",
                 value=limits.max_store_bytes,
                 fix="make room or raise the limit; what is stored is safe",
             )
-        if self._open[message.sender] + recipients > limits.max_open:
-            raise SendError(
-                f"{message.sender} has {self._open[message.sender]} messages under way, the limit is {limits.max_open}",
+        under_way = self._open[sender] + self._coming[sender]
+        if under_way + recipients > limits.max_open:
+            return SendError(
+                f"{sender} has {under_way} messages under way, the limit is {limits.max_open}",
                 code="quota",
                 key="limits.max_open_per_agent",
                 value=limits.max_open,
                 fix="wait until some are delivered: `trishula status` says which node does not take them",
             )
+        return None
 
     def _stored(
-        self, ref: object, message: Message, envelopes: Sequence[Envelope], now: Instant, results: Sequence[Result]
+        self, ref: object, record: Originate, unless: SendError | None, now: Instant, results: Sequence[Result]
     ) -> list[Effect]:
         (result,) = results
+        message, envelopes = record.message, record.envelopes
+        self._came(record)
+        if isinstance(result, Declined):
+            assert unless is not None
+            return [Rejected(ref, unless)]
         if isinstance(result, Conflict):
-            self._open[message.sender] -= len(envelopes)
             error = SendError(
                 f"{message.sender} has already sent another message with the id {message.id}",
                 code="id_conflict",
@@ -166,8 +179,8 @@ class Origin:
         assert isinstance(result, Originated)
         stored = Stored(ref, message.id, message.digest, result.progress, result.fresh)
         if not result.fresh:
-            self._open[message.sender] -= len(envelopes)
             return [stored]
+        self._open[message.sender] += len(envelopes)
         effects: list[Effect] = [stored]
         for row, envelope in zip(result.progress, envelopes, strict=True):
             self._desk.own[row.dest].push(Pending(row.seq, envelope, stored=now.mono))
@@ -176,9 +189,15 @@ class Origin:
             effects += self._desk.pump(now, dest)
         return effects
 
-    def _not_stored(self, ref: object, message: Message, count: int, _now: Instant, error: SendError) -> list[Effect]:
-        self._open[message.sender] -= count
+    def _not_stored(self, ref: object, record: Originate, _now: Instant, error: SendError) -> list[Effect]:
+        self._came(record)
         return [Rejected(ref, error)]
+
+    def _came(self, record: Originate) -> None:
+        sender = record.message.sender
+        self._coming[sender] -= len(record.envelopes)
+        if not self._coming[sender]:
+            del self._coming[sender]
 
     # ------------------------------------------------------------ the recipient's word
 

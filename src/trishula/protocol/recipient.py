@@ -55,7 +55,7 @@ class Recipient:
         self._unread: Counter[str] = Counter()
 
     def begin(self, unread: Mapping[str, int]) -> None:
-        self._unread.update(unread)
+        self._unread = Counter(unread)
 
     def unread(self, agent: str) -> int:
         return self._unread[agent]
