@@ -73,6 +73,9 @@ class Origin:
         self._coming: Counter[str] = Counter()
         self._next_expiry: int | None = None
         """When the next envelope expires, in ms since 1970."""
+        self._unsettled: list[Settle] = []
+        """What could not be committed and nobody will say again unasked, and when to try anew (monotonic)."""
+        self._settle_at: float | None = None
         self._give_up_at: float | None = None
         """When to give up on what has expired, on the monotonic clock; None while that is being done."""
 
@@ -225,9 +228,11 @@ class Origin:
             latency = None if pending is None or pending.stored is None else (now.mono - pending.stored) * 1000
             records.append(Settle(receipt, route_name(receipt.dest, carrier), now.wall, latency))
             pendings.append(pending)
-        if not records:
-            return []
-        return [self._desk.commit(records, partial(self._settled, pendings), partial(self._not_settled, pendings))]
+        return [self._settle(records, pendings)] if records else []
+
+    def _settle(self, records: Sequence[Settle], pendings: Sequence[Pending | None]) -> Effect:
+        failed = partial(self._not_settled, records, pendings)
+        return self._desk.commit(records, partial(self._settled, pendings), failed)
 
     def _settled(self, pendings: Sequence[Pending | None], now: Instant, results: Sequence[Result]) -> list[Effect]:
         effects: list[Effect] = []
@@ -248,9 +253,16 @@ class Origin:
             effects += self._desk.pump(now, dest)
         return effects
 
-    def _not_settled(self, pendings: Sequence[Pending | None], now: Instant, _error: SendError) -> list[Effect]:
-        for pending in filter(None, pendings):
-            self._desk.own[pending.envelope.dest].unsettled(pending, now.mono, self._desk.random())
+    def _not_settled(
+        self, records: Sequence[Settle], pendings: Sequence[Pending | None], now: Instant, _error: SendError
+    ) -> list[Effect]:
+        """What is offered again is answered again; a `read`, or the correction of an `unconfirmed`, is not."""
+        for record, pending in zip(records, pendings, strict=True):
+            if pending is not None:
+                self._desk.own[pending.envelope.dest].unsettled(pending, now.mono, self._desk.random())
+            elif len(self._unsettled) < SURVEYED:
+                self._unsettled.append(record)
+                self._settle_at = now.mono + _RETRY_S
         return []
 
     def _closed(self, was: State | None, sender: str) -> None:
@@ -360,7 +372,7 @@ class Origin:
     # ------------------------------------------------------------ time
 
     def deadline(self) -> float | None:
-        dues = [self._give_up_at, *(custody.due for custody in self._custody.values())]
+        dues = [self._give_up_at, self._settle_at, *(custody.due for custody in self._custody.values())]
         return min((due for due in dues if due is not None), default=None)
 
     def tick(self, now: Instant) -> list[Effect]:
@@ -369,6 +381,9 @@ class Origin:
             if custody.due is not None and custody.due <= now.mono:
                 custody.attempts += 1
                 effects += self._reclaim(dest, custody.custodians)
+        if self._settle_at is not None and self._settle_at <= now.mono:
+            records, self._unsettled, self._settle_at = self._unsettled, [], None
+            effects.append(self._settle(records, [None] * len(records)))
         if self._give_up_at is not None and self._give_up_at <= now.mono:
             effects += self._give_up(now)
         return effects
