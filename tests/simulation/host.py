@@ -316,7 +316,7 @@ class NodeProcess:
     def probe(self, submission: Submission, message: Message, node: str, ttl: int) -> None:
         self.call(lambda: self._carry_out(self.engine.probe(self._now(), submission, message, node, ttl)))
 
-    def done(self, agent: Agent | None, name: str, key: Key) -> None:
+    def done(self, agent: Agent | NodeProcess, name: str, key: Key) -> None:
         self.call(lambda: self._carry_out(self.engine.done(self._now(), agent, name, key.id, key.sender)))
 
     def present(self, full: str) -> None:
@@ -500,7 +500,11 @@ class NodeProcess:
                 if entry.outcome is State.READ:
                     files.archive(file)
                 elif entry.outcome is State.DELIVERED and files.boxes[file] == ARCHIVE:
-                    self.done(None, key.to, key)
+                    self.done(self, key.to, key)
+
+    def arrived(self) -> None:
+        """Something is still to be said to be read."""
+        self.later(LOOKS_AGAIN_AFTER, self._look_for_read)
 
     def noticed(self) -> None:
         """A watcher saw that files were moved."""
@@ -543,9 +547,9 @@ class NodeProcess:
                     for entry in entries:
                         if (entry.key.to, entry.digest) in self.host.files.boxes:
                             self.host.files.archive((entry.key.to, entry.digest))
-                case effects.Answered(agent, found):
+                case effects.Answered(reader, found):
                     if isinstance(found, SendError):
-                        agent.arrived()  # it will say so again
+                        reader.arrived()  # it will say so again
                 case effects.Redial():
                     for wire in [wire for wire in self._wires.values() if wire.link.side is Side.DIALLER]:
                         wire.end.shutdown()

@@ -94,9 +94,9 @@ def live(seed: int, nodes: int | None = None, *, keep: Collection[int] | None = 
         limits = Limits(
             window_bytes=random.choice([1, 2000, 4 * 1024 * 1024]),
             max_skew=random.choice([500, 2000]),
-            max_open=random.choice([100_000, 100_000, 12]),
+            max_open=random.choice([100_000, 100_000, 20]),
             max_unread=random.choice([100_000, 100_000, 3]),
-            max_held_bytes=random.choice([10**8, 10**8, 2000]),
+            max_held_bytes=random.choice([10**8, 10**8, 6000]),
         )
         mesh = Mesh(world, drawn.nodes, limits, apart=_apart(random, drawn.nodes))
         fate = Fate(mesh, random)

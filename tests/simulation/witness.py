@@ -108,16 +108,14 @@ class Witness:
     # What a restored store has lost is excepted from the promise, and no more than that.
     unpromised: set[tuple[str, str]] = field(default_factory=set)
     """Messages whose origin has lost them."""
-    rolled_back: set[Key] = field(default_factory=set)
-    """Envelopes whose origin has forgotten how far they came."""
     lost: set[Key] = field(default_factory=set)
     """What its recipient has forgotten before it was in the inbox, or that it was refused."""
 
     _ways: dict[Key, set[int]] = field(default_factory=lambda: defaultdict(set))
     """The connections on which each envelope was offered."""
     _first_heard: dict[Key, int] = field(default_factory=dict)
-    _last: dict[tuple[int, str, str, bool], int] = field(default_factory=dict)
-    """By connection, sender, recipient and lane: the number of what arrived last."""
+    _last: dict[tuple[int, str, str, str, bool], int] = field(default_factory=dict)
+    """By connection, node, sender, recipient and lane: the number of what arrived last."""
     _looked: int = 0
 
     def demand(self, truth: object, otherwise: str) -> None:
@@ -146,6 +144,9 @@ class Witness:
             self.demand(row.key in host.disk.sent, f"{row.key} is said to be stored, but it is not on the disk")
         self.demand(news.progress, f"{name} is stored for nobody")
         promise = Promise(host.name, news.digest, news.progress)
+        if name in self.unpromised:
+            self.unpromised.remove(name)
+            self.promises.pop(name, None)
         kept = self.promises.setdefault(name, promise)
         self.demand(kept.digest == promise.digest, f"two contents were stored under {name}")
         to = [row.key.to for row in kept.rows]
@@ -241,9 +242,7 @@ class Witness:
         for key in {**old.sent, **new.sent}:
             before, after = old.sent.get(key), new.sent.get(key)
             if before is None or after is None or before.state is not after.state:
-                self.rolled_back.add(key)
-                if after is not None:
-                    self.fates[key] = self.known[key] = after.state
+                self.fates[key] = self.known[key] = State.STORED if after is None else after.state
         for key, entries in old.ledger.items():
             kept = [entry.digest for entry in new.ledger.get(key, ())]
             for entry in entries:
@@ -284,7 +283,7 @@ class Witness:
         link = self._first_heard.get(key)
         if self.hostile or link is None or row is None or key in self.deferred or self._ways[key] != {link}:
             return
-        lane = (link, key.sender, key.to, envelope.urgent)
+        lane = (link, host.name, key.sender, key.to, envelope.urgent)
         in_order = row.seq > self._last.get(lane, 0)
         self.demand(in_order, f"{key} arrived at {host.name} after one that was stored later")
         self._last[lane] = row.seq
