@@ -1,4 +1,7 @@
-"""Programs that write messages, wait for `stored`, and ask again with the same bytes where they hear nothing."""
+"""Programs that write messages, wait for `stored`, and ask again with the same bytes where they hear nothing.
+
+And read what they get: at once, late or never, by saying so to their node or by moving the file.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 from simulation.host import Host
 from simulation.witness import Submission
 from trishula.protocol.message import complete
+from trishula.protocol.names import PROBE
 
 PATIENCE = 4.0
 """Seconds after which an agent that heard nothing asks again."""
@@ -20,7 +24,15 @@ class Agent:
         self.name = name
         self.host = host
         self.submissions: list[Submission] = []
+        self.reads_after: float | None = None
+        """Seconds after which it handles what has come; None: never."""
+        self.moves_files = False
+        """Whether it says so by moving the file."""
         self._written = 0
+        self._about_to_read = False
+        host.agents[name] = self
+
+    # ------------------------------------------------------------ writing
 
     def write(self, to: str | list[str], *, size: int = 20, urgent: bool = False, ttl: int | None = None) -> Submission:
         """Send a new message, as often as it takes."""
@@ -33,12 +45,26 @@ class Agent:
 
     def contradict(self, submission: Submission) -> Submission:
         """Send another content under the id of an earlier message."""
-        fields = json.loads(submission.raw) | {"body": "on second thoughts"}
+        fields = json.loads(submission.message.payload) | {"body": "on second thoughts"}
         return self.send(json.dumps(fields).encode(), submission.ttl)
 
-    def send(self, raw: bytes, ttl: int | None) -> Submission:
-        submission = Submission(self.name, raw, ttl)
+    def probe(self, node: str, ttl: int) -> Submission:
+        """Ask whether mail gets to a node."""
+        self._written += 1
+        fields = {"id": f"ping-{self.name}-{self._written}", "from": PROBE, "to": PROBE, "timestamp": "t"}
+        return self.send(json.dumps(fields).encode(), ttl, node)
+
+    def send(self, raw: bytes, ttl: int | None, node: str | None = None) -> Submission:
+        message = complete(
+            raw,
+            sender=self.name if node is None else PROBE,
+            new_id="unused",
+            timestamp="unused",
+            max_bytes=self.host.wiring.limits.max_message_bytes,
+        )
+        submission = Submission(self.name, message, ttl, node, began=self.host.world.now)
         self.submissions.append(submission)
+        self.host.witness.submits(message)
         self.submit(submission)
         return submission
 
@@ -46,17 +72,41 @@ class Agent:
         """Hand it to the node, if there is one, and come back if nothing is heard."""
         world = self.host.world
         if self.host.process is not None:
-            message = complete(
-                submission.raw,
-                sender=self.name,
-                new_id="unused",
-                timestamp="unused",
-                max_bytes=self.host.wiring.limits.max_message_bytes,
-            )
-            self.host.witness.submits(message)
-            self.host.process.submit(submission, message, submission.ttl)
+            if submission.node is None:
+                self.host.process.submit(submission, submission.message, submission.ttl)
+            else:
+                assert submission.ttl is not None
+                self.host.process.probe(submission, submission.message, submission.node, submission.ttl)
         world.after(world.random.uniform(0.5, 1.0) * PATIENCE, lambda: self._remind(submission))
 
     def _remind(self, submission: Submission) -> None:
-        if not submission.done:
+        """As long as the first try could be known to the node: a later one would be another message."""
+        if submission.ttl is not None and self.host.world.now > submission.began + submission.ttl / 1000:
+            submission.done = True
+        if not submission.done and not self.host.removed:
             self.submit(submission)
+
+    # ------------------------------------------------------------ reading
+
+    def attach(self) -> None:
+        """Its node is there again, and hands over what is unread."""
+        self.arrived()
+
+    def arrived(self) -> None:
+        """There is something to read."""
+        if self.reads_after is not None and not self._about_to_read:
+            self._about_to_read = True
+            self.host.world.after(self.reads_after + self.host.world.random.uniform(0.0, 0.01), self._read)
+
+    def _read(self) -> None:
+        self._about_to_read = False
+        host = self.host
+        if self.moves_files:
+            files = host.files.inbox(self.name)
+            for file in files:
+                host.files.archive(file)
+            if files and host.process is not None:
+                host.process.noticed()
+        elif host.process is not None:
+            for key in host.disk.unread(self.name):
+                host.process.done(self, self.name, key)

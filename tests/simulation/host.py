@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from simulation.files import ARCHIVE, INBOX, File, Mailboxes
 from simulation.network import End, Network
 from simulation.store import Disk
 from simulation.witness import Submission, Witness
@@ -15,21 +17,26 @@ from trishula.protocol.clock import Instant
 from trishula.protocol.delivery import Row
 from trishula.protocol.directory import Directory
 from trishula.protocol.engine import Engine
-from trishula.protocol.envelope import Key
+from trishula.protocol.envelope import Key, State
 from trishula.protocol.errors import SendError
 from trishula.protocol.frames import Introduction
 from trishula.protocol.limits import Limits
 from trishula.protocol.link import Link, Side
-from trishula.protocol.message import Message
+from trishula.protocol.message import Message, inspect
+from trishula.protocol.records import Adopt
 from trishula.protocol.signing import Keyring
 
-EPOCH = 1_770_000_000_000
-"""ms since 1970 when the world begins."""
+if TYPE_CHECKING:
+    from simulation.agents import Agent
+
 TICK = 1e-6
 """Added to each deadline, so that a rounded float is never a little early for ever."""
-
 LOAD_TAKES = 0.003
 """Seconds at most until a read begins, and until the event loop has its rows."""
+FILES_TAKE = 0.004
+"""Seconds at most for each step on the way to a mailbox file: written, synced, marked."""
+LOOKS_AGAIN_AFTER = 1.0
+"""Seconds after which files that could not be written, or marked as read, are tried again."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +48,14 @@ class Wiring:
     peers: Mapping[str, bool]
     """The other nodes, and whether each is always on."""
     always_on: bool
+    agents: tuple[str, ...]
     directory: Directory
     keyring: Keyring
     limits: Limits
 
 
 class Host:
-    """What is left when the process dies: the disk, the clock, and the troubles of the machine."""
+    """What is left when the process dies: the disk, the files, the clock, and the troubles of the machine."""
 
     def __init__(self, world: World, network: Network, witness: Witness, wiring: Wiring) -> None:
         self.world = world
@@ -56,7 +64,10 @@ class Host:
         self.wiring = wiring
         self.name = wiring.node
         self.disk = Disk()
+        self.files = Mailboxes()
+        self.agents: dict[str, Agent] = {}
         self.process: NodeProcess | None = None
+        self.removed = False
         self.full = False
         """The disk takes nothing."""
         self.sync_takes = 0.002
@@ -65,24 +76,97 @@ class Host:
         """Seconds at most until the event loop hears of a commit."""
         self.fuse: tuple[str, int] | None = None
         """(point, n): the process dies when it passes that point for the n-th time."""
+        self.skew = 0
+        """ms that its clock is ahead, as any clock is by a little."""
+        self.error = 0
+        """ms that its clock is ahead because somebody set it wrong."""
+        self._slept = 0.0
+        self._asleep_since: float | None = None
+        self._incarnation = 1
+        self._is_new = False
+        """Whether the store does not know yet what the mailboxes hold."""
+
+    @property
+    def slept(self) -> float:
+        """Seconds in which its monotonic clock stood still."""
+        return self._slept + (0.0 if self._asleep_since is None else self.world.now - self._asleep_since)
 
     def wall(self) -> int:
-        return EPOCH + int(self.world.now * 1000)
+        return self.witness.now() + self.skew + self.error
+
+    @property
+    def incarnation(self) -> str:
+        return f"{self.name}-{self._incarnation}"
 
     def boot(self) -> None:
-        if self.process is None:
+        if self.process is None and not self.removed:
             self.world.tell(self.name, "boots")
+            if self._is_new:
+                self._adopt()
             self.process = NodeProcess(self)
             self.network.listeners[self.name] = self.process
             self.process.call(self.process.start)
+            for agent in self.agents.values():
+                agent.attach()
 
     def crash(self, *, power: bool) -> None:
         """The process is gone, with all that it had in memory; with the power, nobody says goodbye to its peers."""
         if self.process is not None:
             self.world.tell(self.name, "loses power" if power else "is killed")
+            self.wake()
             process, self.process = self.process, None
             del self.network.listeners[self.name]
             process.die(power=power)
+            if power:
+                self.files.power_cut(self.world.random)
+
+    def fall_asleep(self) -> None:
+        """The lid is closed: nothing runs, and the monotonic clock stands."""
+        if self.process is not None and self._asleep_since is None:
+            self.process.freeze()
+            self._asleep_since = self.world.now
+
+    def wake(self) -> None:
+        if self._asleep_since is not None:
+            self._slept, self._asleep_since = self.slept, None
+            if self.process is not None:
+                self.process.thaw()
+
+    def restart(self, wiring: Wiring) -> None:
+        """With another configuration. Where it is down, it finds that when it boots."""
+        self.wiring = wiring
+        if self.process is not None:
+            self.crash(power=False)
+            self.boot()
+
+    def restore(self, backup: Disk) -> None:
+        """The store is replaced by another one, older or empty; the mailboxes are as they are."""
+        self.crash(power=False)
+        self.world.tell(self.name, "is restored from a backup")
+        self.witness.restored(self, self.disk, backup)
+        self.disk = backup
+        self._incarnation += 1
+        self._is_new = True
+
+    def _adopt(self) -> None:
+        """All that lies in the mailboxes has arrived once (rule 14)."""
+        limits = self.wiring.limits
+        for (agent, digest), box in self.files.boxes.items():
+            payload = self.files.contents[digest]
+            message = inspect(payload, max_bytes=limits.max_message_bytes)
+            read = box == ARCHIVE
+            record = Adopt(
+                key=Key(message.sender, message.id, agent),
+                digest=digest,
+                origin=self.wiring.directory.home(message.sender) or "",
+                expires_at=max(self.wall(), self.witness.now()) + limits.max_ttl + 2 * limits.max_skew,
+                at=self.wall(),
+                read=read,
+                payload=None if read else payload,
+                file="" if read else f"{message.id}.json",
+            )
+            self.witness.committed(self, [record], self.disk.commit(record))
+        self._is_new = False
 
     def spark(self, point: str) -> None:
         """The process passes a point at which it may be meant to die."""
@@ -130,12 +214,12 @@ class NodeProcess:
         """Whether the writer has nothing to do."""
         self._me = Introduction(
             node=host.name,
-            incarnation="1",
+            incarnation=host.incarnation,
             software="simulation",
             max_message_bytes=wiring.limits.max_message_bytes,
             window_bytes=wiring.limits.window_bytes,
         )
-        self._mono_zero = self.world.random.randrange(1, 10**6)
+        self._mono_zero = self.world.random.randrange(1, 10**6) + host.slept
         self._wires: dict[End, Wire] = {}
         self._links: dict[int, Wire] = {}
         self._last_link = 0
@@ -144,6 +228,10 @@ class NodeProcess:
         self._news_at = 0.0
         self._alarm = float("inf")
         self._frozen: list[Callable[[], None]] | None = None
+        self._freezes = 0
+        self._filing = False
+        self._first_files = True
+        """Whether a former life may have written what is not marked as written."""
 
     # ------------------------------------------------------------ life
 
@@ -161,16 +249,23 @@ class NodeProcess:
         self.world.after(delay, lambda: self.call(action))
 
     def freeze(self) -> None:
+        self._freezes += 1
         if self._frozen is None:
             self.world.tell(self.host.name, "freezes")
             self._frozen = []
 
     def thaw(self) -> None:
-        if self._frozen is not None:
+        """Once for each `freeze`."""
+        self._freezes -= 1
+        if self._frozen is not None and self._freezes <= 0:
             self.world.tell(self.host.name, "thaws")
             missed, self._frozen = self._frozen, None
             for action in missed:
                 self.call(action)
+
+    def thaw_for_good(self) -> None:
+        while self._frozen is not None:
+            self.thaw()
 
     def die(self, *, power: bool) -> None:
         self.dead = True
@@ -185,19 +280,22 @@ class NodeProcess:
         self._carry_out(self.engine.start(self._now()))
         for peer in self.host.wiring.dials:
             self.dial(peer)
-
-    def submit(self, submission: Submission, message: Message, ttl: int | None) -> None:
-        self.call(lambda: self._carry_out(self.engine.submit(self._now(), submission, message, ttl)))
+        self.wake_filer()
+        self._look_for_read()
 
     def linked(self) -> list[str]:
         return [wire.link.peer for wire in self._links.values()]
 
     def _now(self) -> Instant:
-        return Instant(self.world.now + self._mono_zero, self.host.wall())
+        return Instant(self.world.now - self.host.slept + self._mono_zero, self.host.wall())
 
     def _set_alarm(self) -> None:
-        dues = [self.engine.deadline(), *(wire.link.deadline() for wire in self._wires.values())]
-        due = min((due for due in dues if due is not None), default=float("inf")) - self._mono_zero + TICK
+        due = self.engine.deadline() or float("inf")
+        for wire in self._wires.values():
+            other = wire.link.deadline()
+            if other is not None and other < due:
+                due = other
+        due += self.host.slept - self._mono_zero + TICK
         if due < self._alarm:
             self._alarm = due
             self.world.at(max(due, self.world.now), lambda: self.call(self._tick))
@@ -207,9 +305,27 @@ class NodeProcess:
         now = self._now()
         self._carry_out(self.engine.tick(now))
         for wire in list(self._wires.values()):
-            self._follow(wire, wire.link.tick(now))
+            if not self.dead:
+                self._follow(wire, wire.link.tick(now))
+
+    # ------------------------------------------------------------ agents
+
+    def submit(self, submission: Submission, message: Message, ttl: int | None) -> None:
+        self.call(lambda: self._carry_out(self.engine.submit(self._now(), submission, message, ttl)))
+
+    def probe(self, submission: Submission, message: Message, node: str, ttl: int) -> None:
+        self.call(lambda: self._carry_out(self.engine.probe(self._now(), submission, message, node, ttl)))
+
+    def done(self, agent: Agent | NodeProcess, name: str, key: Key) -> None:
+        self.call(lambda: self._carry_out(self.engine.done(self._now(), agent, name, key.id, key.sender)))
+
+    def present(self, full: str) -> None:
+        self.call(lambda: self._carry_out(self.engine.present(self._now(), {}, storing=not full, full=full)))
 
     # ------------------------------------------------------------ links
+
+    def knows(self, peer: str) -> bool:
+        return peer in self.host.wiring.peers
 
     def dial(self, peer: str) -> None:
         self.host.network.dial(self, self.host.name, peer, lambda end: self._dialled(peer, end))
@@ -269,6 +385,7 @@ class NodeProcess:
                 case link.Heard(frame):
                     if isinstance(frame, frames.Deliver):
                         wire.heard[frame.seq] = frame
+                        self.witness.heard(self.host, wire, frame)
                     assert wire.number is not None
                     self._carry_out(self.engine.receive(self._now(), wire.number, frame))
                 case link.Suspected(suspect) if wire.number is not None:
@@ -295,9 +412,15 @@ class NodeProcess:
         if self.host.full:
             error = SendError("the disk is full", code="store_full")
             numbers = [batch.batch for batch in group]
+            for batch in group:
+                self.witness.not_committed(batch.records)
             self._news(lambda: self.engine.failed(self._now(), numbers, error))
         else:
-            done = [(batch.batch, self.host.disk.commit(*batch.records)) for batch in group]
+            done = []
+            for batch in group:
+                results = self.host.disk.commit(*batch.records)
+                self.witness.committed(self.host, batch.records, results)
+                done.append((batch.batch, results))
             self._news(lambda: self.engine.committed(self._now(), done))
         self.idle = True
         self.host.spark("durable")
@@ -318,11 +441,81 @@ class NodeProcess:
 
         self.later(self.world.random.uniform(0.0, LOAD_TAKES), read)
 
+    # ------------------------------------------------------------ mailbox files
+
+    def wake_filer(self) -> None:
+        """There may be files to write."""
+        if not self._filing and self.host.disk.unfiled:
+            self._filing = True
+            self._a_little_later(self._write_files)
+
+    def _a_little_later(self, step: Callable[[], None]) -> None:
+        self.later(self.world.random.uniform(0.0001, FILES_TAKE), step)
+
+    def _write_files(self) -> None:
+        host = self.host
+        if host.full:
+            self.later(LOOKS_AGAIN_AFTER, self._write_files)
+            return
+        due = list(host.disk.unfiled)
+        for key in due:
+            (entry,) = (entry for entry in host.disk.entries(key) if entry.outcome is not State.REFUSED)
+            file = (key.to, entry.digest)
+            if not self._has_written(file):
+                self.witness.files(host, key, file)
+                host.files.write(file, host.disk.inbox[key], ARCHIVE if entry.outcome is State.READ else INBOX)
+        host.spark("filed")
+        self._a_little_later(lambda: self._sync_files(due))
+
+    def _has_written(self, file: File) -> bool:
+        """What a crash left unmarked is looked for in both boxes before it is written (rule 12)."""
+        return self._first_files and file in self.host.files.boxes
+
+    def _sync_files(self, due: list[Key]) -> None:
+        self.host.files.sync()
+        self.host.spark("filesync")
+        self._a_little_later(lambda: self._mark_files(due))
+
+    def _mark_files(self, due: list[Key]) -> None:
+        if self.host.full:
+            self.later(LOOKS_AGAIN_AFTER, lambda: self._mark_files(due))
+            return
+        for key in due:
+            self.host.disk.unfiled.pop(key, None)
+        self._first_files = False
+        self._filing = False
+        self.host.spark("marked")
+        if not self.dead:
+            self._look_for_read()
+            self.wake_filer()
+
+    def _look_for_read(self) -> None:
+        """A file that has left the inbox has been handled; what was handled leaves the inbox."""
+        disk, files = self.host.disk, self.host.files
+        for key, entries in list(disk.ledger.items()):
+            for entry in entries:
+                file = (key.to, entry.digest)
+                if key in disk.unfiled or file not in files.boxes:
+                    continue
+                if entry.outcome is State.READ:
+                    files.archive(file)
+                elif entry.outcome is State.DELIVERED and files.boxes[file] == ARCHIVE:
+                    self.done(self, key.to, key)
+
+    def arrived(self) -> None:
+        """Something is still to be said to be read."""
+        self.later(LOOKS_AGAIN_AFTER, self._look_for_read)
+
+    def noticed(self) -> None:
+        """A watcher saw that files were moved."""
+        self._a_little_later(self._look_for_read)
+
     # ------------------------------------------------------------ effects
 
     def _carry_out(self, todo: list[effects.Effect]) -> None:  # noqa: C901, PLR0912  (an arm for each effect)
         for effect in todo:
-            self.host.spark(type(effect).__name__)
+            if self.host.fuse is not None:
+                self.host.spark(type(effect).__name__)
             if self.dead:
                 return
             match effect:
@@ -333,7 +526,7 @@ class NodeProcess:
                     self._load(effect)
                 case effects.Transmit(number, frame):
                     if (wire := self._links.get(number)) is not None:
-                        self.witness.transmitted(self.host, wire, frame)
+                        self.witness.transmitted(self, wire, frame)
                         wire.end.send(frames.encode(frame))
                 case effects.Disconnect(number, code, reason):
                     if (wire := self._links.get(number)) is not None:
@@ -347,6 +540,16 @@ class NodeProcess:
                     self.witness.progressed(self.host, progress)
                 case effects.Arrived(entry):
                     self.witness.arrived(self.host, entry)
+                    self.wake_filer()
+                    if entry.key.to in self.host.agents:
+                        self.host.agents[entry.key.to].arrived()
+                case effects.Handled(entries):
+                    for entry in entries:
+                        if (entry.key.to, entry.digest) in self.host.files.boxes:
+                            self.host.files.archive((entry.key.to, entry.digest))
+                case effects.Answered(reader, found):
+                    if isinstance(found, SendError):
+                        reader.arrived()  # it will say so again
                 case effects.Redial():
                     for wire in [wire for wire in self._wires.values() if wire.link.side is Side.DIALLER]:
                         wire.end.shutdown()

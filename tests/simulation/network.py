@@ -21,6 +21,9 @@ class Process(Protocol):
     def call(self, action: Callable[[], None]) -> None:
         """Run this when the process runs, unless it has died."""
 
+    def knows(self, peer: str) -> bool:
+        """Whether it lets this host in."""
+
     def accept(self, end: End, peer: str) -> None: ...
 
     def heard(self, end: End, data: bytes) -> None: ...
@@ -28,8 +31,12 @@ class Process(Protocol):
     def lost(self, end: End) -> None: ...
 
 
-Meddler = Callable[["End", bytes], list[tuple["End", bytes]]]
-"""Sees each message on its way from an end; says what arrives instead, as if sent from which end."""
+class Meddler(Protocol):
+    """Sees each message on its way from an end; says what arrives instead, as if sent from which end."""
+
+    def __call__(self, end: End, data: bytes, /) -> list[tuple[End, bytes]]: ...
+
+    def leave(self) -> None: ...
 
 
 class Network:
@@ -43,6 +50,7 @@ class Network:
         """Seconds that a message takes at most."""
         self._blocked: dict[tuple[str, str], int] = {}
         self._ends: list[End] = []
+        self._made = 0
 
     def delay(self) -> float:
         return self.world.random.uniform(0.0002, self.slowest)
@@ -59,6 +67,15 @@ class Network:
             if (end.host, end.other.host) == (source, target):
                 end.pump()
 
+    def heal(self) -> None:
+        """Nobody is cut off from anybody, and nobody meddles."""
+        if self.meddler is not None:
+            self.meddler.leave()
+            self.meddler = None
+        for way in list(self._blocked):
+            while self.blocked(*way):
+                self.unblock(*way)
+
     def blocked(self, source: str, target: str) -> bool:
         return self._blocked.get((source, target), 0) > 0
 
@@ -73,12 +90,14 @@ class Network:
     def _answer(self, caller: Process, source: str, target: str, answer: Callable[[End | None], None]) -> None:
         if self.blocked(source, target) or self.blocked(target, source):
             self.world.after(CONNECT_WITHIN, lambda: caller.call(lambda: answer(None)))
-        elif target not in self.listeners:
+        elif target not in self.listeners or not self.listeners[target].knows(source):
             caller.call(lambda: answer(None))
         else:
             listener = self.listeners[target]
             near, far = End(self, caller, source, dialled=True), End(self, listener, target, dialled=False)
             near.other, far.other = far, near
+            self._made += 1
+            near.number = far.number = self._made
             for end in (near, far):
                 self._ends.append(end)
                 end.process.sockets.append(end)
@@ -94,6 +113,8 @@ class End:
     """One side of a connection, as a process holds it."""
 
     other: End
+    number: int
+    """The same at both ends."""
 
     def __init__(self, network: Network, process: Process, host: str, *, dialled: bool) -> None:
         self.process = process

@@ -16,7 +16,7 @@ from trishula.protocol.message import Message
 from trishula.protocol.names import PROBE
 from trishula.protocol.records import Entry, Held, Hold, Progress, Pruned, Record, Result, Seal
 
-TABLES = ("messages", "envelopes", "sent", "ledger", "inbox", "held", "numbers")
+TABLES = ("messages", "envelopes", "sent", "ledger", "inbox", "unfiled", "held", "numbers")
 
 
 class Custody(NamedTuple):
@@ -25,10 +25,14 @@ class Custody(NamedTuple):
     seq: int
     envelope: Envelope
     seal: Seal
+    digest: str
 
 
 class Disk:
-    """The tables of one node, as they would be found after a power cut: `records.Rows`."""
+    """The tables of one node, as they would be found after a power cut: `records.Rows`.
+
+    `sent` and `held` are in the order of their numbers, `inbox` in that of arrival.
+    """
 
     def __init__(self) -> None:
         self.messages: dict[tuple[str, str], str] = {}
@@ -37,6 +41,8 @@ class Disk:
         self.ledger: dict[Key, tuple[Entry, ...]] = {}
         self.inbox: dict[Key, bytes] = {}
         """Of what was delivered here."""
+        self.unfiled: dict[Key, None] = {}
+        """Of that, what has no mailbox file for certain."""
         self.held: dict[Key, Custody] = {}
         self.numbers: dict[str, int] = {"seq": 0, "held": 0, "forgotten": 0}
 
@@ -55,13 +61,12 @@ class Disk:
         """What a `Load` asks for, and whether that is all there is."""
         rows: list[Row] = []
         if load.held:
-            held = sorted(self.held.values())
+            held = self.held.values()
             rows = [(row.seq, row.envelope, row.seal) for row in held if self._is_wanted(load, row.envelope, row.seq)]
         else:
-            own = sorted(self.sent.values(), key=lambda row: row.seq)
             rows = [
                 (row.seq, self.envelopes[row.key], None)
-                for row in own
+                for row in self.sent.values()
                 if row.state is State.STORED
                 and not row.custodian
                 and self._is_wanted(load, self.envelopes[row.key], row.seq)
@@ -74,6 +79,15 @@ class Disk:
     @staticmethod
     def _is_wanted(load: Load, envelope: Envelope, seq: int) -> bool:
         return (envelope.dest, envelope.urgent) == (load.dest, load.urgent) and seq > load.after
+
+    def unread(self, agent: str) -> list[Key]:
+        """What `agent` gets when it attaches."""
+        return [
+            entry.key
+            for entries in self.ledger.values()
+            for entry in entries
+            if entry.key.to == agent and entry.outcome is State.DELIVERED
+        ]
 
     # ------------------------------------------------------------ what local agents sent
 
@@ -98,7 +112,7 @@ class Disk:
         return progress
 
     def outgoing(self, sender: str, message_id: str) -> tuple[Progress, ...]:
-        return tuple(row for row in self._rows() if row.key[:2] == (sender, message_id))
+        return tuple(row for row in self.sent.values() if row.key[:2] == (sender, message_id))
 
     def progress(self, key: Key) -> Progress | None:
         return self.sent.get(key)
@@ -132,9 +146,13 @@ class Disk:
         return len(mine)
 
     def newest(self, dest: str, limit: int) -> Sequence[Progress]:
-        hopeful = (State.DELIVERED, State.UNCONFIRMED)
-        rows = (row for row in reversed(self._rows()) if row.dest == dest and row.state in hopeful)
+        rows = (row for row in reversed(self.sent.values()) if self._is_hopeful(row, dest))
         return list(islice(rows, limit))
+
+    @staticmethod
+    def _is_hopeful(row: Progress, dest: str) -> bool:
+        hopeful = row.state in (State.DELIVERED, State.UNCONFIRMED)
+        return hopeful and row.dest == dest and row.key.sender != PROBE
 
     def open_counts(self) -> Mapping[tuple[str, str], int]:
         return Counter((row.key.sender, row.dest) for row in self._open())
@@ -153,11 +171,12 @@ class Disk:
         )
 
     def add_entry(self, entry: Entry, payload: bytes | None, file: str = "") -> None:
-        del file
         self.ledger[entry.key] = (*self.entries(entry.key), entry)
         if payload is not None:
             assert entry.key not in self.inbox, f"{entry.key} is delivered a second time"
             self.inbox[entry.key] = payload
+            if entry.key.to != PROBE and not file:
+                self.unfiled[entry.key] = None
 
     def set_read(self, entry: Entry) -> None:
         self.ledger[entry.key] = tuple(
@@ -174,9 +193,9 @@ class Disk:
     # ------------------------------------------------------------ custody and retention
 
     def hold(self, record: Hold) -> Held:
-        former = self.held.get(record.envelope.key)
+        former = self.held.pop(record.envelope.key, None)
         seq = self._next("held")
-        self.held[record.envelope.key] = Custody(seq, record.envelope, record.seal)
+        self.held[record.envelope.key] = Custody(seq, record.envelope, record.seal, record.digest)
         return Held(seq, len(record.envelope.payload) - (len(former.envelope.payload) if former else 0))
 
     def drop(self, seqs: Collection[int]) -> None:
@@ -202,10 +221,10 @@ class Disk:
             if left:
                 self.ledger[entry.key] = left
             self.numbers["forgotten"] = max(self.numbers["forgotten"], entry.expires_at)
-        sent = [row for row in self._rows() if row.state is not State.STORED and row.expires_at < before][:limit]
+        sent = [row for row in self.sent.values() if row.state is not State.STORED and row.expires_at < before][:limit]
         for row in sent:
-            del self.sent[row.key]
-        for sender, message_id in {row.key[:2] for row in sent}:
+            del self.sent[row.key], self.envelopes[row.key]
+        for sender, message_id in {row.key[:2]: None for row in sent}:
             if not self.outgoing(sender, message_id):
                 del self.messages[sender, message_id]
         held = [row for row in self.held.values() if row.envelope.expires_at < before]
@@ -214,14 +233,17 @@ class Disk:
         more = max(len(ended), len(sent), len(held)) >= limit
         return Pruned(more, tuple((row.envelope.dest, len(row.envelope.payload)) for row in held))
 
+    def _has_ended(self, entry: Entry, before: int) -> bool:
+        """Whether it may be forgotten; not before its file is written."""
+        waits = entry.outcome is State.DELIVERED and entry.key.to != PROBE
+        unfiled = entry.outcome is not State.REFUSED and entry.key in self.unfiled
+        return entry.expires_at < before and not waits and not unfiled
+
     # ------------------------------------------------------------
 
     def _next(self, number: str) -> int:
         self.numbers[number] += 1
         return self.numbers[number]
 
-    def _rows(self) -> list[Progress]:
-        return sorted(self.sent.values(), key=lambda row: row.seq)
-
     def _open(self) -> list[Progress]:
-        return [row for row in self._rows() if row.state is State.STORED]
+        return [row for row in self.sent.values() if row.state is State.STORED]

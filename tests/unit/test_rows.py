@@ -44,7 +44,7 @@ def originate(draw: st.DrawFn) -> records.Record:
         Envelope(NODE, AGENTS[to], Key(letter.sender, letter.id, to), expires, letter.payload, urgent)
         for to in draw(st.lists(st.sampled_from(["agni", "rushabdev", "mac"]), min_size=1, unique=True))
     )
-    return records.Originate(letter, envelopes, draw(times))
+    return records.Originate(letter, envelopes, draw(times), draw(st.sampled_from(["", "", "quota"])))
 
 
 @st.composite

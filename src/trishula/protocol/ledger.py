@@ -83,11 +83,13 @@ def apply(rows: Rows, record: Record) -> Result:  # noqa: C901, PLR0911, PLR0912
             return Begun(rows.open_counts(), rows.unread_counts(), rows.held_bytes())
 
 
-def _originate(rows: Rows, record: Originate) -> Originated | Conflict:
+def _originate(rows: Rows, record: Originate) -> Originated | Conflict | Declined:
     """All envelopes of a message or none; the same id and content again is the same message (rules 6 and 10)."""
     message = record.message
     known = rows.message_digest(message.sender, message.id)
     if known is None:
+        if record.unless:
+            return Declined(record.unless)
         rows.add_message(message, record.at)
         added = tuple(rows.add_outgoing(envelope, message.digest, record.at) for envelope in record.envelopes)
         return Originated(added, fresh=True)

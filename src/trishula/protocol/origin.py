@@ -27,6 +27,7 @@ from trishula.protocol.message import Message
 from trishula.protocol.names import PROBE
 from trishula.protocol.records import (
     Conflict,
+    Declined,
     Done,
     Ended,
     Entrust,
@@ -71,14 +72,18 @@ class Origin:
         self._desk = desk
         self._custody = {dest: _Custody() for dest in desk.own}
         self._open: Counter[tuple[str, str]] = Counter()
-        """Envelopes under way, by sender and destination."""
+        """Envelopes without an answer by sender and destination, as committed; what is being stored is `_coming`."""
+        self._coming: Counter[tuple[str, str]] = Counter()
         self._next_expiry: int | None = None
         """When the next envelope expires, in ms since 1970."""
+        self._unsettled: list[Settle] = []
+        """What could not be committed and nobody will say again unasked, and when to try anew (monotonic)."""
+        self._settle_at: float | None = None
         self._give_up_at: float | None = None
         """When to give up on what has expired, on the monotonic clock; None while that is being done."""
 
     def begin(self, now: Instant, open_counts: Mapping[tuple[str, str], int]) -> list[Effect]:
-        self._open.update(open_counts)
+        self._open = Counter(open_counts)
         return self._give_up(now, nodes=tuple(self._desk.own))
 
     # ------------------------------------------------------------ a message comes in
@@ -106,9 +111,7 @@ class Origin:
     def _originate(
         self, now: Instant, ref: object, message: Message, recipients: Sequence[tuple[str, str]], ttl: int | None
     ) -> list[Effect]:
-        life = self._desk.limits.default_ttl if ttl is None else ttl
-        wanted = Counter((message.sender, home) for _, home in recipients)
-        self._check(life, wanted)
+        life = self._life(ttl)
         envelopes = tuple(
             Envelope(
                 origin=self._desk.node,
@@ -120,14 +123,16 @@ class Origin:
             )
             for agent, home in recipients
         )
-        self._open += wanted
-        record = Originate(message, envelopes, now.wall)
-        done = partial(self._stored, ref, message, envelopes, wanted)
-        return [self._desk.commit([record], done, partial(self._not_stored, ref, wanted))]
+        wanted = _counts(envelopes)
+        unless = self._unless(wanted)
+        self._coming += wanted
+        record = Originate(message, envelopes, now.wall, "" if unless is None else unless.code)
+        done = partial(self._stored, ref, record, unless)
+        return [self._desk.commit([record], done, partial(self._not_stored, ref, record))]
 
-    def _check(self, life: int, wanted: Mapping[tuple[str, str], int]) -> None:
-        """The origin's own limits are errors of `send`, before anything is stored (rule 5)."""
+    def _life(self, ttl: int | None) -> int:
         limits = self._desk.limits
+        life = limits.default_ttl if ttl is None else ttl
         if not 0 < life <= limits.max_ttl:
             raise SendError(
                 f"a message can't live for {life // 1000} s",
@@ -136,8 +141,13 @@ class Origin:
                 value=life // 1000,
                 fix=f"use 1 to {limits.max_ttl // 1000} s (limits.max_ttl_s)",
             )
+        return life
+
+    def _unless(self, wanted: Mapping[tuple[str, str], int]) -> SendError | None:
+        """The origin's own limits are errors of `send` (rule 5), but for a retry of what is stored already."""
+        limits = self._desk.limits
         if self._desk.full:
-            raise SendError(
+            return SendError(
                 f"the store of this node takes nothing new: {self._desk.full}",
                 code="store_full",
                 key="limits.max_store_bytes",
@@ -145,28 +155,27 @@ class Origin:
                 fix="make room or raise the limit; what is stored is safe",
             )
         for (sender, dest), count in wanted.items():
-            under_way = self._open[sender, dest]
+            under_way = self._open[sender, dest] + self._coming[sender, dest]
             if under_way + count > limits.max_open:
-                raise SendError(
+                return SendError(
                     f"{sender} has {under_way} messages to {dest} under way, the limit is {limits.max_open}",
                     code="quota",
                     key="limits.max_open_per_agent",
                     value=limits.max_open,
                     fix=f"wait until {dest} has taken some: `trishula status` says how it is",
                 )
+        return None
 
     def _stored(
-        self,
-        ref: object,
-        message: Message,
-        envelopes: Sequence[Envelope],
-        wanted: Counter[tuple[str, str]],
-        now: Instant,
-        results: Sequence[Result],
+        self, ref: object, record: Originate, unless: SendError | None, now: Instant, results: Sequence[Result]
     ) -> list[Effect]:
         (result,) = results
+        message, envelopes = record.message, record.envelopes
+        self._came(record)
+        if isinstance(result, Declined):
+            assert unless is not None
+            return [Rejected(ref, unless)]
         if isinstance(result, Conflict):
-            self._open -= wanted
             error = SendError(
                 f"{message.sender} has already sent another message with the id {message.id}",
                 code="id_conflict",
@@ -178,8 +187,8 @@ class Origin:
         assert isinstance(result, Originated)
         stored = Stored(ref, message.id, message.digest, result.progress, result.fresh)
         if not result.fresh:
-            self._open -= wanted
             return [stored]
+        self._open += _counts(envelopes)
         effects: list[Effect] = [stored]
         for row, envelope in zip(result.progress, envelopes, strict=True):
             self._desk.own[row.dest].push(Pending(row.seq, envelope, stored=now.mono))
@@ -188,11 +197,12 @@ class Origin:
             effects += self._desk.pump(now, dest)
         return effects
 
-    def _not_stored(
-        self, ref: object, wanted: Counter[tuple[str, str]], _now: Instant, error: SendError
-    ) -> list[Effect]:
-        self._open -= wanted
+    def _not_stored(self, ref: object, record: Originate, _now: Instant, error: SendError) -> list[Effect]:
+        self._came(record)
         return [Rejected(ref, error)]
+
+    def _came(self, record: Originate) -> None:
+        self._coming -= _counts(record.envelopes)
 
     # ------------------------------------------------------------ the recipient's word
 
@@ -220,9 +230,11 @@ class Origin:
             latency = None if pending is None or pending.stored is None else (now.mono - pending.stored) * 1000
             records.append(Settle(receipt, route_name(receipt.dest, carrier), now.wall, latency))
             pendings.append(pending)
-        if not records:
-            return []
-        return [self._desk.commit(records, partial(self._settled, pendings), partial(self._not_settled, pendings))]
+        return [self._settle(records, pendings)] if records else []
+
+    def _settle(self, records: Sequence[Settle], pendings: Sequence[Pending | None]) -> Effect:
+        failed = partial(self._not_settled, records, pendings)
+        return self._desk.commit(records, partial(self._settled, pendings), failed)
 
     def _settled(self, pendings: Sequence[Pending | None], now: Instant, results: Sequence[Result]) -> list[Effect]:
         effects: list[Effect] = []
@@ -244,9 +256,16 @@ class Origin:
             effects += self._desk.pump(now, dest)
         return effects
 
-    def _not_settled(self, pendings: Sequence[Pending | None], now: Instant, _error: SendError) -> list[Effect]:
-        for pending in filter(None, pendings):
-            self._desk.own[pending.envelope.dest].unsettled(pending, now.mono, self._desk.random())
+    def _not_settled(
+        self, records: Sequence[Settle], pendings: Sequence[Pending | None], now: Instant, _error: SendError
+    ) -> list[Effect]:
+        """What is offered again is answered again; a `read`, or the correction of an `unconfirmed`, is not."""
+        for record, pending in zip(records, pendings, strict=True):
+            if pending is not None:
+                self._desk.own[pending.envelope.dest].unsettled(pending, now.mono, self._desk.random())
+            elif len(self._unsettled) < SURVEYED:
+                self._unsettled.append(record)
+                self._settle_at = now.mono + _RETRY_S
         return []
 
     def _closed(self, progress: Progress) -> None:
@@ -370,7 +389,7 @@ class Origin:
     # ------------------------------------------------------------ time
 
     def deadline(self) -> float | None:
-        dues = [self._give_up_at, *(custody.due for custody in self._custody.values())]
+        dues = [self._give_up_at, self._settle_at, *(custody.due for custody in self._custody.values())]
         return min((due for due in dues if due is not None), default=None)
 
     def tick(self, now: Instant) -> list[Effect]:
@@ -379,6 +398,9 @@ class Origin:
             if custody.due is not None and custody.due <= now.mono:
                 custody.attempts += 1
                 effects += self._reclaim(dest, custody.custodians)
+        if self._settle_at is not None and self._settle_at <= now.mono:
+            records, self._unsettled, self._settle_at = self._unsettled, [], None
+            effects.append(self._settle(records, [None] * len(records)))
         if self._give_up_at is not None and self._give_up_at <= now.mono:
             effects += self._give_up(now)
         return effects
@@ -423,3 +445,7 @@ class Origin:
             over = max(over, self._desk.clock.trusted_at(now))
         over = min(over, now.mono + _LOOK_EVERY_S)  # the wall clock may be set in the meantime
         self._give_up_at = over if self._give_up_at is None else min(over, self._give_up_at)
+
+
+def _counts(envelopes: Iterable[Envelope]) -> Counter[tuple[str, str]]:
+    return Counter((envelope.key.sender, envelope.dest) for envelope in envelopes)

@@ -24,11 +24,15 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Originate:
-    """A local agent's message, with one envelope for each recipient. `at` is in ms since 1970."""
+    """A local agent's message, with one envelope for each recipient. `at` is in ms since 1970.
+
+    `unless` is empty, or why it is not taken now if it is new: what is stored already is said to be.
+    """
 
     message: Message
     envelopes: tuple[Envelope, ...]
     at: int
+    unless: str = ""
 
 
 @dataclass(frozen=True, slots=True)
