@@ -80,6 +80,8 @@ class Delivery:
         self._out: dict[Key, Pending] = {}
         """Offered on a link, and not answered."""
         self._waiting: dict[Key, Pending] = {}
+        self._due: float | None = None
+        """When to look at what waits: never late, at times early. Asked for at every event, so it is not searched for."""
         self._bytes = 0
         self._urgent_run = 0
         """Urgent envelopes taken since the last of the rest, over frames: one frame may hold but one large message."""
@@ -209,18 +211,17 @@ class Delivery:
 
     def hurry(self) -> None:
         """A link has come up: what waits after a deferral need not wait for its time."""
-        waiting = list(self._waiting.values())
-        self._waiting.clear()
-        self._requeue(waiting)
+        self.tick(float("inf"))
 
     def tick(self, now: float) -> None:
         due = [pending for pending in self._waiting.values() if pending.due <= now]
         for pending in due:
             del self._waiting[pending.envelope.key]
+        self._due = min((pending.due for pending in self._waiting.values()), default=None)
         self._requeue(due)
 
     def deadline(self) -> float | None:
-        return min((pending.due for pending in self._waiting.values()), default=None)
+        return self._due
 
     @property
     def backlog(self) -> int:
@@ -257,6 +258,7 @@ class Delivery:
         )
         pending.attempts += 1
         self._waiting[pending.envelope.key] = pending
+        self._due = pending.due if self._due is None else min(self._due, pending.due)
 
     def _requeue(self, again: list[Pending]) -> None:
         for urgent, lane in self._lanes.items():
