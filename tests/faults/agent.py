@@ -35,7 +35,8 @@ async def write(mesh: trishula.Client, to: str, stream: str, every_s: float, sto
         receipts.append(receipt)
         await asyncio.sleep(every_s)
     for receipt in receipts:
-        await receipt.delivered(timeout=PATIENCE_S)
+        (outcome,) = await receipt.delivered(timeout=PATIENCE_S)
+        tell(confirmed=receipt.id, route=outcome.route)
 
 
 async def listen(mesh: trishula.Client) -> None:

@@ -7,14 +7,12 @@ pytest tests/faults --ansible-inventory=molecule/default/inventory --connection=
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 
+from faults.note import Note
 from faults.stream import Stream
 from topology.conftest import inventory, mesh, router
 from topology.nodes import eventually
@@ -25,19 +23,6 @@ if TYPE_CHECKING:
     from topology.nodes import Node
 
 __all__ = ["inventory", "mesh", "router"]
-
-
-@dataclass
-class Note:
-    """What is told at the end."""
-
-    count: str = "nothing was counted"
-    times: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
-    """Seconds, by the fault and by what was measured; each trial counts with its slowest end."""
-
-    def add(self, fault: str, **seconds: float) -> None:
-        for measured, value in seconds.items():
-            self.times[fault][measured].append(value)
 
 
 NOTE: pytest.StashKey[Note] = pytest.StashKey()
@@ -72,12 +57,6 @@ def stream(whole_stream: Stream) -> Iterator[Stream]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    note = config.stash[NOTE]
     terminalreporter.section("faults")
-    terminalreporter.line(note.count)
-    terminalreporter.line("")
-    terminalreporter.line(f"{'':<24}{'':<12}{'trials':>6}{'p50':>10}{'max':>10}")
-    for fault, measures in note.times.items():
-        for measured, seconds in measures.items():
-            p50, most = f"{statistics.median(seconds):.2f} s", f"{max(seconds):.2f} s"
-            terminalreporter.line(f"{fault:<24}{measured:<12}{len(seconds):>6}{p50:>10}{most:>10}")
+    for line in config.stash[NOTE].lines():
+        terminalreporter.line(line)

@@ -178,6 +178,11 @@ class Stream:
 
         return eventually(first, within=within)
 
+    def wrote(self, sender: str, to: str, since: float) -> bool:
+        """Whether an agent has stored something for another one after `since`."""
+        said = reversed(self._agents[sender].said)
+        return any("stored" in line and line["to"] == to and line["at"] > since for line in said)
+
     # ── What became of it ───────────────────────────────────────────────────────────────────────────────────────────
 
     def stored(self) -> list[Stored]:
@@ -190,10 +195,8 @@ class Stream:
         ]
 
     def routes(self) -> Counter[str]:
-        """By which way how many arrived."""
-        ours = {sent.id for sent in self.stored()}
-        arrived = (line for teller in self._agents.values() for line in teller.said if line.get("arrived") in ours)
-        return Counter(line["route"] for line in arrived)
+        """How many were confirmed, by the way that they went."""
+        return Counter(line["route"] for teller in self._agents.values() for line in teller.said if "confirmed" in line)
 
     def files(self) -> list[File]:
         """All mailbox files of this stream."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from faults.breaking import Fault
-    from faults.conftest import Note
+    from faults.note import Note
     from faults.stream import End, Stream
     from topology.nodes import Node
 
@@ -44,8 +44,7 @@ def test_a_pair_that_is_cut_goes_round_about_and_is_linked_again_when_it_is_whol
     ends = [(here, there), (there, here)]
     with cut(mesh[here], mesh[there]) as fault:
         noticed = stream.wait_until("down", ends, fault.since, within=NOTICED_S)
-        (third,) = set(NODES) - {here, there}
-        if RELAYS and mesh[third].always_on:
+        if RELAYS:
             detours = [stream.wait_for_detour(*end, fault.since, within=REROUTED_S) for end in ends]
             note.add("a pair cut", reroute=max(detours) - fault.since)
     linked = stream.wait_until("up", ends, fault.mended, within=LINKED_S)
@@ -61,6 +60,18 @@ def test_a_node_that_is_cut_off_is_linked_again_when_it_is_whole(
         noticed = stream.wait_until("down", inner + outer, fault.since, within=NOTICED_S)
     linked = stream.wait_until("up", inner + outer, fault.mended, within=LINKED_S)
     note.add("a node cut off", detection=noticed - fault.since, reconnect=linked - fault.mended)
+
+
+@pytest.mark.skipif(not RELAYS, reason="there are no relays yet")
+def test_mail_that_a_laptop_gave_to_a_neighbour_goes_on_while_the_laptop_sleeps(
+    mesh: dict[str, Node], stream: Stream
+) -> None:
+    with contextlib.ExitStack() as asleep:
+        with cut_off(mesh["agni"]) as fault:
+            noticed = stream.wait_until("down", [("mac", "agni")], fault.since, within=NOTICED_S)
+            eventually(lambda: stream.wrote("mac", "agni", since=noticed + 1), within=5)
+            asleep.enter_context(paused(mesh["mac"]))
+        stream.wait_for_detour("mac", "agni", fault.mended, within=LINKED_S)
 
 
 @pytest.mark.parametrize("_trial", range(3))

@@ -49,10 +49,6 @@ class Node:
         return bool(self.facts.get("trishula_outbound_only", False))
 
     @property
-    def always_on(self) -> bool:
-        return bool(self.facts.get("trishula_always_on", True))
-
-    @property
     def port(self) -> int:
         return int(self.facts["trishula_port"])
 
