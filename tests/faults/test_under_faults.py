@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 NODES = ["mac", "agni", "rushabdev"]
 PAIRS = [*itertools.combinations(NODES, 2), ("mac", "agni"), ("mac", "rushabdev")]
 
-RELAYS = False
-"""Whether mail for a node without a link goes by way of a third one. Today there is none (rule 4): it waits."""
-
 NOTICED_S = 10.0
 REROUTED_S = 10.0
 LINKED_S = 15.0
@@ -44,9 +41,8 @@ def test_a_pair_that_is_cut_goes_round_about_and_is_linked_again_when_it_is_whol
     ends = [(here, there), (there, here)]
     with cut(mesh[here], mesh[there]) as fault:
         noticed = stream.wait_until("down", ends, fault.since, within=NOTICED_S)
-        if RELAYS:
-            detours = [stream.wait_for_detour(*end, fault.since, within=REROUTED_S) for end in ends]
-            note.add("a pair cut", reroute=max(detours) - fault.since)
+        detours = [stream.wait_for_detour(*end, fault.since, within=REROUTED_S) for end in ends]
+        note.add("a pair cut", reroute=max(detours) - fault.since)
     linked = stream.wait_until("up", ends, fault.mended, within=LINKED_S)
     note.add("a pair cut", detection=noticed - fault.since, reconnect=linked - fault.mended)
 
@@ -62,7 +58,6 @@ def test_a_node_that_is_cut_off_is_linked_again_when_it_is_whole(
     note.add("a node cut off", detection=noticed - fault.since, reconnect=linked - fault.mended)
 
 
-@pytest.mark.skipif(not RELAYS, reason="there are no relays yet")
 def test_mail_that_a_laptop_gave_to_a_neighbour_goes_on_while_the_laptop_sleeps(
     mesh: dict[str, Node], stream: Stream
 ) -> None:
