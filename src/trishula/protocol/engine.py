@@ -216,7 +216,7 @@ class Engine:
 
     def _deferred(self, now: Instant, line: Line, items: Sequence[frames.Deferred]) -> list[Effect]:
         random = self._desk.random()  # one for all, so that they come back in their order
-        offered = list({id(offer.delivery): offer.delivery for offer in line.offers.values()}.values())
+        offered = list(dict.fromkeys(offer.delivery for offer in line.offers.values()))
         for item in items:
             key = Key(item.sender, item.id, item.to)
             for delivery in offered:
