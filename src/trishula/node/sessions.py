@@ -51,7 +51,7 @@ class Node(Protocol):
 
 
 class _Request:
-    """One request that the engine is about to answer, and who waits for word of it."""
+    """One message on its way into the store, and who waits for word of it."""
 
     __slots__ = ("_ref", "_session")
 
@@ -65,8 +65,18 @@ class _Request:
     def rejected(self, effect: effects.Rejected) -> None:
         self._session.request_failed(self._ref, effect.error)
 
+
+class _Done:
+    """One `done` on its way into the store, and who waits for word of it."""
+
+    __slots__ = ("_request", "_session")
+
+    def __init__(self, session: Session, request: agent_frames.Done) -> None:
+        self._session = session
+        self._request = request
+
     def answered(self, found: Found | SendError) -> None:
-        self._session.request_answered(self._ref, found)
+        self._session.request_answered(self._request, found)
 
 
 class Session:
@@ -139,7 +149,7 @@ class Session:
                 node.hub.probe(_Request(self, request.ref), message, request.node, request.ttl_s * 1000)
             case agent_frames.Done():
                 await self._slots.acquire()
-                node.hub.done(_Request(self, request.ref), self.agent, request.id, request.sender)
+                node.hub.done(_Done(self, request), self.agent, request.id, request.sender)
             case agent_frames.Attach():
                 if self._pump is None:
                     self._pump = asyncio.create_task(self._deliver(request.after), name=f"mail of {self.agent}")
@@ -210,14 +220,16 @@ class Session:
         self._slots.release()
         self._fail(ref, error)
 
-    def request_answered(self, ref: int, found: Found | SendError) -> None:
+    def request_answered(self, request: agent_frames.Done, found: Found | SendError) -> None:
         self._slots.release()
         if isinstance(found, SendError):
-            self._fail(ref, found)
+            self._fail(request.ref, found)
         elif found.entries:
-            self._replies.put_nowait(agent_frames.Data(ref, replies.done(found.entries, found.fresh)))
+            self._replies.put_nowait(agent_frames.Data(request.ref, replies.done(found.entries, found.fresh)))
         else:
-            self._fail(ref, TrishulaError(f"{self.agent} has got no such message", code="not_found", key="id"))
+            whose = "" if request.sender is None else f" from {request.sender}"
+            text = f"{self.agent} has got no message {request.id}{whose}"
+            self._fail(request.ref, questions.not_found(request.id, text))
 
     def progressed(self, progress: Progress) -> None:
         if self._meanwhile is not None:
