@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trishula.client import Client, Message, Meta, NodeUnreachable, Receipt, Refused, RequestError, TimedOut
+    from trishula.client import (
+        Client,
+        Message,
+        Meta,
+        NodeUnreachable,
+        Receipt,
+        Refused,
+        RequestError,
+        TimedOut,
+        Unconfirmed,
+    )
     from trishula.protocol.errors import MessageError, SendError, TrishulaError
 
 __version__ = "2.0.0"
@@ -22,6 +32,7 @@ __all__ = [
     "SendError",
     "TimedOut",
     "TrishulaError",
+    "Unconfirmed",
 ]
 
 

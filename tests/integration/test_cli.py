@@ -92,7 +92,9 @@ def test_2_for_wrong_usage(mac: Path) -> None:
     assert trishula("fly").returncode == 2
 
 
-@pytest.mark.parametrize("command", ["send agni x", "inbox", "show x", "status", "ping agni"])
+@pytest.mark.parametrize(
+    "command", ["send agni x", "inbox", "show x", "done x", "watch", "status", "trace x", "ping agni"]
+)
 def test_3_when_no_node_is_there_naming_socket_and_fix(tmp_path: Path, command: str) -> None:
     done = trishula(*command.split(), socket=tmp_path / "none.sock")
     assert (done.returncode, done.stdout) == (3, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -10,15 +11,17 @@ from pathlib import Path
 import pytest
 
 from trishula.cli.sandbox import until
-from trishula.node import mailbox, queries
+from trishula.node import queries
 from trishula.node.database import StoreError, connect
-from trishula.node.mailbox import Projector, make_mailboxes
+from trishula.node.files import make_mailboxes
+from trishula.node.mailbox import Projector
 from trishula.node.store import Store
+from trishula.node.written import Written
 from trishula.protocol.effects import Load
 from trishula.protocol.envelope import Envelope, Key, Receipt, State
 from trishula.protocol.errors import SendError
 from trishula.protocol.message import complete
-from trishula.protocol.records import Accept, Answer, Originate, Originated, Record, Result, Settle
+from trishula.protocol.records import Accept, Answer, Found, GiveUp, Originate, Originated, Read, Record, Result, Settle
 
 FAR = 2**52
 
@@ -44,8 +47,8 @@ class Disk:
     def inbox(self, agent: str = "mac") -> Path:
         return self.mailboxes / agent / "inbox"
 
-    def names(self, agent: str = "mac") -> set[str]:
-        return {path.name for path in self.inbox(agent).iterdir()}
+    def names(self, agent: str = "mac", box: str = "inbox") -> set[str]:
+        return {path.name for path in (self.mailboxes / agent / box).iterdir()}
 
     async def commit(self, *records: Record) -> Sequence[Result]:
         batch = len(self.done) + len(self.failed) + 1
@@ -56,6 +59,8 @@ class Disk:
     def _committed(self, done: list[tuple[int, Sequence[Result]]]) -> None:
         self.done.update(done)
         self.projector.wake()
+        self.projector.bounced()
+        self.projector.handled(())
 
     def _failed(self, batches: list[int], error: SendError) -> None:
         self.failed.update(dict.fromkeys(batches, error))
@@ -291,9 +296,198 @@ def test_what_the_agent_moves_while_we_look_is_still_found(tmp_path: Path) -> No
     (inbox := tmp_path / "mac" / "inbox").mkdir(parents=True)
     (archive := tmp_path / "mac" / "archive").mkdir()
     (inbox / "one.json").write_bytes(record.envelope.payload)
-    written = mailbox._Written(tmp_path, ["mac"])
+    written = Written(tmp_path, ["mac"])
     (inbox / "one.json").rename(archive / "one.json")
     due = queries.FileDue("ledger", 1, "mac", "inbox", "agni", "one", record.envelope.payload, taken=False)
-    assert written.has(due)
+    assert written.find(due) == ("archive", "one.json")
     (archive / "one.json").unlink()
-    assert not mailbox._Written(tmp_path, ["mac"]).has(due)
+    assert Written(tmp_path, ["mac"]).find(due) is None
+
+
+# ---------------------------------------------------------------- what is read
+
+
+def read(message_id: str, agent: str = "mac") -> Read:
+    return Read(agent, message_id, None, 7)
+
+
+def test_what_is_read_goes_to_the_archive_under_its_name(tmp_path: Path) -> None:
+    async def receive(disk: Disk) -> None:
+        record = accept("one")
+        await disk.commit(record, accept("two"))
+        await until(lambda: len(disk.names()) == 2, "both files are there")
+        await disk.commit(read("one"))
+        await until(lambda: disk.names() == {"two.json"}, "it has left the inbox")
+        assert (disk.mailboxes / "mac" / "archive" / "one.json").read_bytes() == record.envelope.payload
+
+    on_disk(tmp_path, receive)
+
+
+def test_what_is_read_before_its_file_was_written_never_comes_into_the_inbox(tmp_path: Path) -> None:
+    async def before(disk: Disk) -> None:
+        await disk.commit(accept("one"))
+        await disk.commit(read("one"))
+
+    async def after(disk: Disk) -> None:
+        await until(lambda: disk.names(box="archive") == {"one.json"}, "it is in the archive")
+        assert disk.names() == set()
+
+    on_disk(tmp_path, before, projecting=False)
+    on_disk(tmp_path, after)
+
+
+def test_what_a_crash_left_in_the_inbox_is_moved_at_the_next_start(tmp_path: Path) -> None:
+    async def receive(disk: Disk) -> None:
+        await disk.commit(accept("one"))
+        await until(lambda: disk.names() == {"one.json"}, "it is there")
+
+        async def marked() -> bool:
+            return len(await disk.store.read(lambda db: queries.inbox_files(db, "mac"))) == 1
+
+        await until(marked, "and known to be")
+
+    async def die_before_the_move(disk: Disk) -> None:
+        await disk.commit(read("one"))
+
+    async def come_back(disk: Disk) -> None:
+        await until(lambda: disk.names(box="archive") == {"one.json"}, "it is in the archive")
+        assert disk.names() == set()
+
+    on_disk(tmp_path, receive)
+    on_disk(tmp_path, die_before_the_move, projecting=False)
+    on_disk(tmp_path, come_back)
+
+
+def test_the_archive_is_never_overwritten(tmp_path: Path) -> None:
+    async def receive(disk: Disk) -> None:
+        record = accept("one")
+        (disk.mailboxes / "mac" / "archive" / "one.json").write_text("mine")
+        await disk.commit(record)
+        await until(lambda: disk.names() == {"one.json"}, "it is there")
+        await disk.commit(read("one"))
+        await until(lambda: disk.names() == set(), "it has left the inbox")
+        kept = {path.read_bytes() for path in (disk.mailboxes / "mac" / "archive").iterdir()}
+        assert kept == {b"mine", record.envelope.payload}
+
+    on_disk(tmp_path, receive)
+
+
+def test_a_file_that_the_agent_has_moved_already_is_no_problem(tmp_path: Path) -> None:
+    async def receive(disk: Disk) -> None:
+        await disk.commit(accept("one"), accept("two"))
+        await until(lambda: len(disk.names()) == 2, "both are there")
+        (disk.inbox() / "one.json").rename(disk.mailboxes / "mac" / "done.json")
+        await disk.commit(read("one"), read("two"))
+        await until(lambda: disk.names(box="archive") == {"two.json"}, "the other is in the archive")
+        assert disk.projector.problems == {}
+
+        async def all_handled() -> bool:
+            return not await disk.store.read(lambda db: queries.handled_due(db, limit=10))
+
+        await until(all_handled, "nothing is left to be done")
+
+    on_disk(tmp_path, receive)
+
+
+def test_the_store_knows_under_which_name_each_file_was_written(tmp_path: Path) -> None:
+    async def receive(disk: Disk) -> None:
+        (disk.inbox() / "one.json").write_text("mine")
+        await disk.commit(accept("one"), accept("two"))
+
+        async def known() -> bool:
+            files = await disk.store.read(lambda db: queries.inbox_files(db, "mac"))
+            return {(file.id, file.file) for file in files} == {("one", "one~agni.json"), ("two", "two.json")}
+
+        await until(known, "both names are known")
+
+    on_disk(tmp_path, receive)
+
+
+def test_a_file_that_was_archived_before_it_was_marked_has_been_handled(tmp_path: Path) -> None:
+    """The node died after the file was written; while it was away the agent handled the message."""
+    record = accept("one")
+
+    async def die_before_the_mark(disk: Disk) -> None:
+        await disk.commit(record)
+
+    async def come_back(disk: Disk) -> None:
+        async def known() -> bool:
+            files = await disk.store.read(lambda db: queries.inbox_files(db, "mac"))
+            return [(file.id, file.archived) for file in files] == [("one", True)]
+
+        await until(known, "it is known to be in the archive")
+        assert disk.names() == set()
+
+    on_disk(tmp_path, die_before_the_mark, projecting=False)
+    (tmp_path / "mailboxes" / "mac" / "archive" / "one.json").write_bytes(record.envelope.payload)
+    on_disk(tmp_path, come_back)
+
+
+def test_done_is_said_as_often_as_one_likes(tmp_path: Path) -> None:
+    async def receive(disk: Disk) -> None:
+        await disk.commit(accept("one"))
+        first, again, unknown = await disk.commit(read("one"), read("one"), read("two"))
+        assert isinstance(first, Found)
+        assert isinstance(again, Found)
+        assert ([e.key.id for e in first.fresh], again.fresh) == (["one"], ())
+        assert again.entries[0].read_at == 7
+        assert unknown == Found(())
+
+    on_disk(tmp_path, receive)
+
+
+# ---------------------------------------------------------------- what bounces
+
+
+def test_a_message_that_nobody_confirms_is_said_in_a_file_and_so_is_that_it_came_after_all(tmp_path: Path) -> None:
+    async def send(disk: Disk) -> None:
+        raw = '{"to": "all", "subject": "Gr\u00fc\u00dfe"}'.encode()
+        message = complete(raw, sender="mac", new_id="m", timestamp="t", max_bytes=1000)
+        envelopes = tuple(
+            Envelope("mac", node, Key("mac", "m", node), expires_at, message.payload)
+            for node, expires_at in (("agni", 10), ("rush", FAR))
+        )
+        await disk.commit(Originate(message, envelopes, 1))
+        await disk.commit(GiveUp(before=1000, nodes=(), at=1500, limit=10))
+        file = disk.mailboxes / "mac" / "bounced" / "m~agni.json"
+        await until(file.exists, "the sender is told")
+        told = json.loads(file.read_text())
+        assert file.read_text().endswith("}\n")
+        assert len(file.read_text().splitlines()) == len(told) + 2
+        assert "may have got it all the same" in told.pop("text")
+        assert told == {
+            "id": "m",
+            "from": "mac",
+            "to": "agni",
+            "state": "unconfirmed",
+            "reason": "expired",
+            "at": "1970-01-01T00:00:01.500Z",
+            "subject": "Gr\u00fc\u00dfe",
+        }
+        receipt = Receipt("mac", "agni", Key("mac", "m", "agni"), 10, message.digest, State.DELIVERED, "", 5)
+        await disk.commit(Settle(receipt, "direct", 2000, None))
+        await until(lambda: json.loads(file.read_text())["state"] == "delivered", "and then the good news")
+
+        async def nothing_due() -> bool:
+            return not await disk.store.read(lambda db: queries.bounces_due(db, limit=10))
+
+        await until(nothing_due, "once")
+        assert disk.names(box="bounced") == {"m~agni.json"}
+
+    on_disk(tmp_path, send)
+
+
+def test_news_that_come_while_the_file_is_written_are_told_too(tmp_path: Path) -> None:
+    async def send(disk: Disk) -> None:
+        message = complete(b'{"to": "agni"}', sender="mac", new_id="m", timestamp="t", max_bytes=1000)
+        key = Key("mac", "m", "agni")
+        await disk.commit(Originate(message, (Envelope("mac", "agni", key, 10, message.payload),), 1))
+        await disk.commit(GiveUp(before=1000, nodes=(), at=1500, limit=10))
+        (old,) = await disk.store.read(lambda db: queries.bounces_due(db, limit=10))
+        receipt = Receipt("mac", "agni", key, 10, message.digest, State.REFUSED, "too_large: x", 5)
+        await disk.commit(Settle(receipt, "direct", 2000, None))
+        await disk.store.write(lambda db: queries.mark_told(db, [old]))
+        (new,) = await disk.store.read(lambda db: queries.bounces_due(db, limit=10))
+        assert (old.state, new.state, new.reason) == ("unconfirmed", "refused", "too_large: x")
+
+    on_disk(tmp_path, send, projecting=False)

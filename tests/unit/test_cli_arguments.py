@@ -40,15 +40,16 @@ def test_the_help_of_every_command_has_an_example_and_the_exit_codes(parser: arg
 
 def test_these_are_the_commands() -> None:
     assert [parser.prog.removeprefix("trishula").strip() for parser in ALL] == [
-        "", "send", "inbox", "show", "status", "ping", "node", "node run", "node check", "demo"
+        "", "send", "inbox", "show", "done", "watch", "status", "trace", "ping",
+        "node", "node run", "node check", "demo"
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["send", "inbox", "show", "status", "ping"])
+@pytest.mark.parametrize("command", ["send", "inbox", "show", "done", "watch", "status", "trace", "ping"])
 def test_every_command_of_an_agent_takes_a_socket_and_prints_json(command: str) -> None:
     parser = next(parser for parser in ALL if parser.prog == f"trishula {command}")
     options = {option for action in parser._actions for option in action.option_strings}
-    assert {"--socket", "--json", "--help"} <= options
+    assert {"--socket", "--agent", "--json", "--help"} <= options
 
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,7 +190,9 @@ def test_help_is_quick_because_it_loads_nothing() -> None:
     assert not {"msgspec", "websockets", "asyncio", "trishula.client"} & loaded_by(code)
 
 
-@pytest.mark.parametrize("command", ["inbox", "show x", "status", "ping agni", "send agni x"])
+@pytest.mark.parametrize(
+    "command", ["inbox", "show x", "done x", "watch", "status", "trace x", "ping agni", "send agni x"]
+)
 def test_the_commands_of_an_agent_load_no_node(command: str) -> None:
     code = f"from trishula.cli.main import main\nassert main({[*command.split(), '--socket', '/no/socket']!r}) == 3"
     modules = loaded_by(code)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from trishula.cli.output import clock, milliseconds, print_json, print_table, visible
+from trishula.cli.output import age, clock, milliseconds, print_json, print_table, size, visible
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,17 @@ def test_moments_carry_their_time_zone_and_unknown_times_a_dash() -> None:
     assert clock(0)[-6] in "+-"
     assert milliseconds(1.25) == "1.2 ms"
     assert milliseconds(None) == "-"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(-1, "0 s"), (0.4, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (3 * 86400, "3 d")]
+)
+def test_spans_of_time_are_in_their_largest_unit(seconds: float, said: str) -> None:
+    assert age(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (512 * 2**20, "512 MiB"), (2**33, "8.0 GiB")]
+)
+def test_sizes_are_in_their_largest_unit(count: int, said: str) -> None:
+    assert size(count) == said

@@ -178,6 +178,49 @@ def test_who_has_not_confirmed_in_time_is_named_and_the_message_goes_on() -> Non
     asyncio.run(story())
 
 
+def test_what_expired_without_a_word_is_unconfirmed_and_a_later_word_corrects_that() -> None:
+    async def story() -> None:
+        mine = receipt(outcome("agni", State.UNCONFIRMED, "expired"), outcome("rushabdev", State.DELIVERED))
+        with pytest.raises(trishula.Unconfirmed, match=r"without a word from node-of-agni for agni.*may have arrived"):
+            await mine.delivered(timeout=5)
+        assert not mine.settled
+        mine.learn([outcome("agni", State.DELIVERED)])
+        assert len(await mine.delivered(timeout=5)) == 2
+        assert mine.settled
+
+    asyncio.run(story())
+
+
+def test_a_refusal_is_told_before_what_is_unconfirmed() -> None:
+    async def story() -> None:
+        mine = receipt(outcome("agni", State.UNCONFIRMED), outcome("rushabdev", State.REFUSED, "too_large"))
+        with pytest.raises(trishula.Refused):
+            await mine.delivered(timeout=5)
+
+    asyncio.run(story())
+
+
+def test_who_waits_for_read_asks_once_and_is_not_content_with_delivered() -> None:
+    async def story() -> None:
+        asked: list[str] = []
+
+        async def ask_on(mine: Receipt) -> None:
+            asked.append(mine.id)
+
+        mine = Receipt("x1", "0" * 64, ask_on)
+        mine.learn([outcome("agni", State.DELIVERED)])
+        assert mine.settled
+        for _ in range(2):
+            with pytest.raises(trishula.TimedOut, match=r"x1 is stored, and not yet read after .* by agni"):
+                await mine.read(timeout=0)
+        assert asked == ["x1"]
+        assert not mine.settled
+        mine.learn([outcome("agni", State.READ)])
+        assert [each.state for each in await mine.read(timeout=5)] == [State.READ]
+
+    asyncio.run(story())
+
+
 def test_old_news_does_not_undo_newer() -> None:
     async def story() -> None:
         mine = receipt(outcome("agni", State.DELIVERED))
@@ -205,6 +248,8 @@ def test_a_receipt_of_which_the_node_knows_nothing_any_more_says_so() -> None:
     [
         (lambda client: client.show("../../etc/passwd"), "no message id"),
         (lambda client: client.show(""), "no message id"),
+        (lambda client: client.trace("a/b"), "no message id"),
+        (lambda client: client.done("a/b"), "no message id"),
         (lambda client: client.ping("No Node"), "no node's name"),
         (lambda client: client.send("agni", ttl_s=0), "ttl_s"),
         (lambda client: client.send({"to": "agni"}, subject="x"), "subject"),

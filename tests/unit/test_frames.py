@@ -35,6 +35,8 @@ PEER: list[frames.Frame] = [
     frames.Ack(seq=1),
     frames.Receipts(receipts=[SIGNED]),
     frames.Defer(items=[frames.Deferred(sender="mac", to="agni", id="m1", reason="the disk is full")]),
+    frames.Query(items=[frames.Asked(sender="mac", to="agni", id="m1", digest="ab" * 32, state=State.UNCONFIRMED)]),
+    frames.Topology(links=["agni"], storing=False, agents={"mac": frames.Presence(attached=True, unread=2, oldest=5)}),
     frames.Ping(sent=1),
     frames.Pong(sent=1, read=2),
     frames.Bye(reason="restarting"),
@@ -43,10 +45,12 @@ PEER: list[frames.Frame] = [
 ]
 REQUESTS: list[frames.Frame] = [
     agent_frames.Send(ref=1, message=msgspec.Raw(b'{"to": "agni"}'), ttl_s=60),
-    agent_frames.Outcomes(ref=1, id="m1"),
+    agent_frames.Outcomes(ref=1, id="m1", read=True),
     agent_frames.Attach(ref=1, after=7),
     agent_frames.Inbox(ref=1, after=7, limit=10),
     agent_frames.Show(ref=1, id="m1"),
+    agent_frames.Done(ref=1, id="m1", sender="mac"),
+    agent_frames.Trace(ref=1, id="m1"),
     agent_frames.Status(ref=1),
     agent_frames.Done(ref=1, id="m1", sender="mac"),
     agent_frames.Trace(ref=1, id="m1"),

@@ -9,12 +9,13 @@ from typing import Any, cast
 
 import pytest
 
+from trishula.node.queries import Letter
 from trishula.node.sessions import Node, Session
 from trishula.node.wire import ServerWire
 from trishula.protocol import agent_frames, frames
 from trishula.protocol.envelope import Key, State
 from trishula.protocol.limits import Limits
-from trishula.protocol.records import Progress
+from trishula.protocol.records import Entry, Progress
 
 ROW = Progress(
     seq=1, key=Key("mac", "x1", "agni"), dest="agni", digest="0" * 64, expires_at=2**40, stored_at=1, route="direct"
@@ -51,6 +52,9 @@ class Store:
         self.asked.set()
         return await self.answer
 
+    async def read_at_last(self, work: object, _: str) -> Any:
+        return await self.read(work)
+
 
 @pytest.mark.parametrize("when", ["while the store is read", "after the answer"])
 def test_an_outcome_is_told_whenever_it_comes_to_who_asks_for_it(when: str) -> None:
@@ -76,6 +80,34 @@ def test_an_outcome_is_told_whenever_it_comes_to_who_asks_for_it(when: str) -> N
             assert isinstance(pushed, agent_frames.Outcome)
             heard.append(pushed)
         assert heard[-1].state is State.DELIVERED
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(story(), 5))
+
+
+def test_what_another_session_is_done_with_is_not_handed_out_any_more() -> None:
+    """It was read from the store, and lay before the socket, when the other said `done`."""
+
+    def letter(cursor: int) -> Letter:
+        payload = b'{"id": "x%d"}\n' % cursor
+        return Letter(cursor, "mac", f"x{cursor}", "agni", "mac", "0" * 64, "direct", 1, payload)
+
+    async def story() -> None:
+        wire, store = Wire(), Store()
+        hub = SimpleNamespace(attach=lambda *_: None, detach=lambda *_: None)
+        node = SimpleNamespace(hub=hub, store=store, limits=Limits(), node="agni", software="trishula/2")
+        session = Session(cast(ServerWire, wire), "agni", cast(Node, node))
+        running = asyncio.create_task(session.run())
+        assert isinstance(await wire.replies.get(), agent_frames.Greeting)
+        wire.requests.put_nowait(frames.encode(agent_frames.Attach(ref=1)))
+        await store.asked.wait()
+        key = Key("mac", "x1", "agni")
+        session.handled(Entry(key, "0" * 64, "mac", 2**40, State.READ, "", 1, "direct", 2))
+        store.answer.set_result(([letter(1), letter(2)], False))
+        arrival = await wire.replies.get()
+        assert isinstance(arrival, agent_frames.Arrival)
+        assert arrival.cursor == 2
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

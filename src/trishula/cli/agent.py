@@ -1,4 +1,4 @@
-"""The commands of an agent, or of a person who speaks for one: send, inbox, show, status, ping."""
+"""The commands of an agent, or of a person who speaks for one: send, inbox, show, done, ping."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ import msgspec
 import trishula
 from trishula.cli.main import DONE
 from trishula.cli.output import clock, milliseconds, print_json, print_table, visible
+from trishula.cli.reach import with_node
 from trishula.cli.usage import UsageError
 from trishula.client.client import MOST_LISTED
 from trishula.protocol.agent_frames import Outcome
-
-Work = Callable[[trishula.Client], Awaitable[int]]
 
 
 def send(arguments: argparse.Namespace) -> int:
@@ -33,23 +32,24 @@ def send(arguments: argparse.Namespace) -> int:
             receipt = await mesh.send(message)
         else:
             receipt = await mesh.send(recipients, **message)
-        problem = None
-        if arguments.wait == "delivered":
+        problem: trishula.TrishulaError | None = None
+        wait = {"delivered": receipt.delivered, "read": receipt.read}.get(arguments.wait)
+        if wait is not None:
             try:
-                await receipt.delivered(timeout=max(0, deadline - loop.time()))
-            except (trishula.Refused, trishula.TimedOut) as error:
+                await wait(timeout=max(0, deadline - loop.time()))
+            except (trishula.Refused, trishula.Unconfirmed, trishula.TimedOut) as error:
                 problem = error
         if arguments.json:
             print_json({"id": receipt.id, "digest": receipt.digest, "outcomes": _plain(receipt.outcomes)})
         else:
             print(f"stored {receipt.id}")
-            if arguments.wait == "delivered":
+            if wait is not None:
                 _print_outcomes(receipt.outcomes)
         if problem is not None:
             raise problem
         return DONE
 
-    return _with_node(arguments, work, timeout=arguments.timeout)
+    return with_node(arguments, work, timeout=arguments.timeout)
 
 
 def inbox(arguments: argparse.Namespace) -> int:
@@ -79,7 +79,7 @@ def inbox(arguments: argparse.Namespace) -> int:
                 print(f"and more; --limit {2 * arguments.limit} shows them")
         return DONE
 
-    return _with_node(arguments, work)
+    return with_node(arguments, work)
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -100,47 +100,33 @@ def show(arguments: argparse.Namespace) -> int:
         print(visible(found["payload"], lines=True), end="")
         return DONE
 
-    return _with_node(arguments, work)
+    return with_node(arguments, work)
 
 
-def status(arguments: argparse.Namespace) -> int:
-    """`trishula status`."""
+def done(arguments: argparse.Namespace) -> int:
+    """`trishula done`."""
 
     async def work(mesh: trishula.Client) -> int:
-        found = await mesh.status()
+        read: list[dict[str, Any]] = []
+        failed: list[tuple[str, trishula.RequestError]] = []
+        for message_id in arguments.ids:
+            try:
+                read += (await mesh.done(message_id, arguments.sender))["messages"]
+            except trishula.RequestError as error:
+                failed.append((message_id, error))
         if arguments.json:
-            print_json(found)
-            return DONE
-        ready = "ready" if found["ready"] else f"NOT READY: {found.get('problem') or 'see its journal'}"
-        print(visible(f"{found['node']}: {ready}, version {found['version']}, up {found['uptime_s']:.0f} s"))
-        print()
-        print_table(
-            ("PEER", "LINK", "SINCE", "ROUND TRIP", "CLOCK", "BACKLOG"),
-            [
-                (
-                    name,
-                    "linked" if peer["linked"] else "DOWN",
-                    "-" if peer.get("since") is None else clock(peer["since"]),
-                    milliseconds(peer.get("rtt_ms")),
-                    milliseconds(peer.get("offset_ms")),
-                    peer.get("backlog", "-"),
-                )
-                for name, peer in sorted(found["peers"].items())
-            ],
-            right=(3, 4, 5),
-        )
-        print()
-        print_table(
-            ("AGENT", "UNREAD", "ATTACHED"),
-            [
-                (name, agent["unread"], "yes" if agent.get("attached") else "no")
-                for name, agent in sorted(found["agents"].items())
-            ],
-            right=(1,),
-        )
+            print_json({"messages": read, "failed": [{"id": name, "error": str(error)} for name, error in failed]})
+        else:
+            for item in read:
+                before = "" if item["fresh"] else f", since {clock(item['read_at'])}"
+                print(f"done {item['id']} from {item['from']}{before}")
+        for name, reason in failed[:-1]:
+            print(visible(f"trishula: {name}: {reason}"), file=sys.stderr)
+        if failed:
+            raise failed[-1][1]
         return DONE
 
-    return _with_node(arguments, work)
+    return with_node(arguments, work)
 
 
 def ping(arguments: argparse.Namespace) -> int:
@@ -148,11 +134,11 @@ def ping(arguments: argparse.Namespace) -> int:
 
     async def work(mesh: trishula.Client) -> int:
         route, latency_ms = "", None
-        problem = None
+        problem: trishula.TrishulaError | None = None
         try:
             outcome = await mesh.ping(arguments.node, timeout=arguments.timeout)
             route, latency_ms = outcome.route, outcome.latency_ms
-        except (trishula.Refused, trishula.TimedOut) as error:
+        except (trishula.Refused, trishula.Unconfirmed, trishula.TimedOut) as error:
             problem = error
         if arguments.json:
             print_json(
@@ -170,18 +156,7 @@ def ping(arguments: argparse.Namespace) -> int:
             raise problem
         return DONE
 
-    return _with_node(arguments, work, timeout=arguments.timeout)
-
-
-# ---------------------------------------------------------------- the node
-
-
-def _with_node(arguments: argparse.Namespace, work: Work, *, timeout: float = 30.0) -> int:
-    async def run() -> int:
-        async with trishula.Client(arguments.socket, timeout=timeout) as mesh:
-            return await work(mesh)
-
-    return asyncio.run(run())
+    return with_node(arguments, work, timeout=arguments.timeout)
 
 
 def _plain(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:

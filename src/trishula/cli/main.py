@@ -97,9 +97,9 @@ def _add_send(commands: _Commands) -> None:
     send.add_argument("--reply-to", metavar="ID", help="the id of the message that this one answers")
     send.add_argument(
         "--wait",
-        choices=("stored", "delivered"),
+        choices=("stored", "delivered", "read"),
         default="stored",
-        help="until it is on this node's disk, or on the disks of all recipients' nodes (default: stored)",
+        help="until it is on this node's disk, on the disks of all recipients' nodes, or done with (default: stored)",
     )
     _add_timeout(send, 30)
     _add_common(send)
@@ -119,10 +119,41 @@ def _add_questions(commands: _Commands) -> None:
     show.add_argument("id", metavar="ID")
     _add_common(show)
 
+    done = commands.add(
+        "done",
+        "say that messages are handled: no session gets them again, their senders are told, their files go to archive/",
+        "trishula done 20260210T033201Z_mac_rushabdev_tui_access",
+        ("agent", "done"),
+    )
+    done.add_argument("ids", nargs="+", metavar="ID")
+    done.add_argument("--from", dest="sender", metavar="AGENT", help="the one from AGENT, if several have the id")
+    _add_common(done)
+
+    watch = commands.add(
+        "watch",
+        "print the unread messages, then each one as it arrives, until Ctrl-C",
+        'trishula watch\n  trishula watch --json --done | while read -r line; do ./handle "$line"; done',
+        ("watch", "watch"),
+    )
+    watch.add_argument("--done", action="store_true", help="once it is printed, a message is done")
+    _add_common(watch)
+
     status = commands.add(
-        "status", "say how the node, its links and agents are", "trishula status", ("agent", "status")
+        "status",
+        "say how the node is, its links and agents, and what waits for whom",
+        "trishula status",
+        ("status", "status"),
     )
     _add_common(status)
+
+    trace = commands.add(
+        "trace",
+        "say where a message has been, where it is, and what it waits for, as this node knows it",
+        "trishula trace 20260210T033201Z_mac_rushabdev_tui_access",
+        ("trace", "trace"),
+    )
+    trace.add_argument("id", metavar="ID")
+    _add_common(trace)
 
     ping = commands.add(
         "ping",
@@ -173,6 +204,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--socket", metavar="PATH", help="the node's socket (default: $TRISHULA_SOCKET, else /run/trishula/node.sock)"
     )
+    parser.add_argument("--agent", metavar="NAME", help="speak for this agent: its socket beside the default one")
     _add_json(parser)
 
 

@@ -10,8 +10,18 @@ errors     what can go wrong
 """
 
 from trishula.client.client import Client
-from trishula.client.errors import NodeUnreachable, Refused, RequestError, TimedOut
+from trishula.client.errors import NodeUnreachable, Refused, RequestError, TimedOut, Unconfirmed
 from trishula.client.message import Message, Meta
 from trishula.client.receipt import Receipt
 
-__all__ = ["Client", "Message", "Meta", "NodeUnreachable", "Receipt", "Refused", "RequestError", "TimedOut"]
+__all__ = [
+    "Client",
+    "Message",
+    "Meta",
+    "NodeUnreachable",
+    "Receipt",
+    "Refused",
+    "RequestError",
+    "TimedOut",
+    "Unconfirmed",
+]

@@ -17,7 +17,7 @@ from trishula.client.errors import RequestError, TimedOut
 from trishula.client.message import Message, Meta, compose, fix
 from trishula.client.receipt import Receipt
 from trishula.client.session import Ask, Session
-from trishula.protocol.agent_frames import Inbox, Outcome, Probe, Send, Show, Status
+from trishula.protocol.agent_frames import Done, Inbox, Outcome, Probe, Send, Show, Status, Trace
 from trishula.protocol.names import is_agent, is_message_id
 
 MOST_LISTED = 1000
@@ -33,6 +33,7 @@ class Client:
             await receipt.delivered(timeout=5)
             async for message in mesh:
                 print(message["from"], message["subject"], message.meta.route)
+                await mesh.done(message)
 
     The node is found by `socket`, else by the environment's TRISHULA_SOCKET, else at /run/trishula/node.sock; over the
     network by `url` (wss://), with `ca` (the mesh's CA certificate; default: the system's) and the agent's `token`, or
@@ -172,6 +173,19 @@ class Client:
         except TimeoutError as error:
             raise TimedOut(f"no message within {timeout:g} s") from error
 
+    async def done(self, message: Message | str, sender: str | None = None) -> dict[str, Any]:
+        """This agent has handled a message, or the one with this id, that of `sender` if several have it.
+
+        From then on it is read: no session of the agent gets it again, its sender is told, its file goes to `archive/`.
+        Returns what is read now, as `messages`; those that were read before are not `fresh`.
+        """
+        message_id = message if isinstance(message, str) else message.id
+        if isinstance(message, Message) and sender is None:
+            sender = message.sender
+        if not is_message_id(message_id) or not (sender is None or is_agent(sender)):
+            raise RequestError(f"{message_id!r} is no message id", code="not_found", key="id", value=message_id)
+        return await self._data(lambda ref: Done(ref=ref, id=message_id, sender=sender))
+
     async def _call(self, on_message: OnMessage) -> None:
         async for message in self._arrivals:
             result = on_message(message, message.meta)
@@ -191,6 +205,12 @@ class Client:
         if not is_message_id(message_id):
             raise RequestError(f"{message_id!r} is no message id", code="not_found", key="id", value=message_id)
         return await self._data(lambda ref: Show(ref=ref, id=message_id))
+
+    async def trace(self, message_id: str) -> dict[str, Any]:
+        """The way of a message as this node knows it: where it was `sent`, `received`, is `held` for another node."""
+        if not is_message_id(message_id):
+            raise RequestError(f"{message_id!r} is no message id", code="not_found", key="id", value=message_id)
+        return await self._data(lambda ref: Trace(ref=ref, id=message_id))
 
     async def status(self) -> dict[str, Any]:
         """How the node is: `ready`, its `peers`, `agents` and `store`."""

@@ -6,6 +6,7 @@ TrishulaError
  ├── RequestError     the node can't answer a question: no such message, …
  ├── NodeUnreachable  no node at that socket or URL, or it doesn't let us in
  ├── Refused          a recipient's node refused the message, for good
+ ├── Unconfirmed      it expired without a word from a recipient's node; it may have arrived
  └── TimedOut         no answer in time; also a `TimeoutError`
 """
 
@@ -38,6 +39,17 @@ class Refused(TrishulaError):  # noqa: N818 - the word of the protocol
         self.outcomes = tuple(outcomes)
         said = "; ".join(f"{outcome.dest} refused it for {outcome.to}: {outcome.reason}" for outcome in self.outcomes)
         super().__init__(said)
+
+
+class Unconfirmed(TrishulaError):  # noqa: N818 - likewise
+    """The message expired, and these recipients' nodes have not said a word. A later word corrects the receipt."""
+
+    code = "unconfirmed"
+
+    def __init__(self, outcomes: Iterable[Outcome]) -> None:
+        self.outcomes = tuple(outcomes)
+        nodes = ", ".join(f"{outcome.dest} for {outcome.to}" for outcome in self.outcomes)
+        super().__init__(f"it expired without a word from {nodes}", fix="it may have arrived all the same")
 
 
 class TimedOut(TrishulaError, TimeoutError):  # noqa: N818 - beside TimeoutError, which it also is

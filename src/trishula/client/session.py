@@ -156,11 +156,23 @@ class Session:
 
     def _ask_about_open_receipts(self) -> None:
         """Put the questions among the requests, but for those that are there from the last time."""
-        asked = {request.frame.id for request in self._requests.values() if isinstance(request.frame, Outcomes)}
+        frames = [request.frame for request in self._requests.values()]
+        asked = {(frame.id, frame.read) for frame in frames if isinstance(frame, Outcomes)}
         for receipt in list(self._receipts.values()):
-            if receipt.outcomes and not receipt.settled and receipt.id not in asked:
-                ref = next(self._refs)
-                self._requests[ref] = _Request(Outcomes(ref=ref, id=receipt.id), receipt.answered)
+            if receipt.outcomes and not receipt.settled and (receipt.id, receipt.follows_read) not in asked:
+                self._ask_about(receipt)
+
+    def _ask_about(self, receipt: Receipt) -> _Request:
+        ref = next(self._refs)
+        frame = Outcomes(ref=ref, id=receipt.id, read=receipt.follows_read)
+        request = self._requests[ref] = _Request(frame, receipt.answered)
+        return request
+
+    async def _ask_on(self, receipt: Receipt) -> None:
+        """Somebody waits for more than `delivered`."""
+        request = self._ask_about(receipt)
+        if self._connection is not None:
+            await _transmit(self._connection, request)
 
     async def _hear(self, connection: ClientConnection) -> None:
         """Take what the node says, until the connection ends."""
@@ -196,7 +208,7 @@ class Session:
         """The message's one receipt. It is known from here on, because its outcomes may be the next frames."""
         receipt = self._receipts.get(stored.id)
         if receipt is None:
-            receipt = self._receipts[stored.id] = Receipt(stored.id, stored.digest)
+            receipt = self._receipts[stored.id] = Receipt(stored.id, stored.digest, self._ask_on)
         receipt.learn(stored.outcomes)
         return receipt
 

@@ -34,10 +34,14 @@ class _PairKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a token belongs to: a node or an agent, never both."""
+    """Who a token or a socket belongs to: a node or an agent, never both.
+
+    `operator`: an agent who may ask about the mail of the others, too.
+    """
 
     node: str | None = None
     agent: str | None = None
+    operator: bool = False
 
     def __str__(self) -> str:
         return f"node {self.node}" if self.node else f"agent {self.agent}"

@@ -17,17 +17,22 @@ from typing import Any
 import trishula
 from trishula.node import logs, queries, systemd
 from trishula.node.admission import Admission, Crowd
+from trishula.node.adoption import take_stock
 from trishula.node.config import Config
 from trishula.node.credentials import Identity
 from trishula.node.database import StoreError, touch
 from trishula.node.dialer import Dialer
+from trishula.node.files import make_mailboxes
 from trishula.node.hub import Hub
+from trishula.node.inboxes import Inboxes
 from trishula.node.links import LinkWire
 from trishula.node.listener import Doorman, agent_socket, listening_socket
-from trishula.node.mailbox import Projector, make_mailboxes
+from trishula.node.mailbox import Projector
 from trishula.node.sessions import Session
+from trishula.node.status import status
 from trishula.node.store import Store
 from trishula.node.tls import client_context, server_context
+from trishula.node.trace import trace
 from trishula.node.wire import LARGEST_PEER_FRAME, ServerWire, largest_frame
 from trishula.protocol import frames
 from trishula.protocol.errors import TrishulaError
@@ -56,13 +61,14 @@ def run(config: Config) -> int:
 
 async def _main(config: Config) -> None:
     server_tls, client_tls = server_context(config), client_context(config)
-    make_mailboxes(config.mailbox_dir, config.agents)
+    without_inbox = make_mailboxes(config.mailbox_dir, config.agents)
     config.runtime_dir.mkdir(parents=True, exist_ok=True)
     sockets = systemd.inherited_sockets() or [listening_socket(config.listen_address, config.listen_port)]
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with Store(config.state_dir / "store", config.node) as store, asyncio.TaskGroup() as tasks:
+        await asyncio.to_thread(take_stock, store.path, config, without_inbox)
         node = Node(config, store, sockets)
         node.start(tasks, server_tls, client_tls)
         log.info("node %s (%s) listens on %s", config.node, SOFTWARE, ", ".join(node.listening))
@@ -84,7 +90,7 @@ class Node:
         self.listening = [_name(sock) for sock in sockets]
         self.filer = Projector(config.mailbox_dir, config.agents, store)
         self.hub = Hub(config, store, self.filer, SOFTWARE)
-        self._config = config
+        self.config = config
         self._sockets = sockets
         self._doorman = Doorman(
             self._welcome,
@@ -92,13 +98,14 @@ class Node:
             max_frame=largest_frame(config.limits),
             handshake_timeout_s=config.handshake_timeout_s,
         )
+        self._inboxes = Inboxes(config.mailbox_dir, config.agents, store, self.filer, self.hub)
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._started = time.monotonic()
+        self.started = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, tasks: asyncio.TaskGroup, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:
         """Start all tasks in `tasks`; any that fails stops the node."""
-        config = self._config
+        config = self.config
         doorman = self._doorman
         admission = Admission(config.credentials, self.problem)
 
@@ -110,15 +117,16 @@ class Node:
         start(_raise_from(self._broken), "callbacks")
         start(_raise_from(self.store.broken), "store")
         start(self.filer.run(), "mailboxes")
+        start(self._inboxes.run(), "inboxes")
         start(_feed_watchdog(), "watchdog")
         start(self._tell_presence(), "presence")
         # All sockets before any task, and so before READY: what is said to run can be reached.
         sockets = [
-            (agent, agent_socket(config.runtime_dir / f"{name}.sock", group))
-            for name, agent, group in self._agent_sockets()
+            (identity, agent_socket(config.runtime_dir / f"{name}.sock", group))
+            for name, identity, group in self._agent_sockets()
         ]
-        for agent, unix in sockets:
-            start(doorman.serve_agent(unix, agent), f"agents on {Path(unix.getsockname()).name}")
+        for identity, unix in sockets:
+            start(doorman.serve_agent(unix, identity), f"agents on {Path(unix.getsockname()).name}")
         for sock in self._sockets:
             start(doorman.serve_peers(sock, lambda: server_tls, admission), f"listener on {_name(sock)}")
         for peer in config.peers.values():
@@ -145,41 +153,22 @@ class Node:
 
     async def status(self) -> dict[str, Any]:
         """What `trishula status` shows."""
-        unread = await self.store.read(queries.unread)
-        backlogs = await self.store.read(queries.backlogs)
-        problem = self.problem()
-        return {
-            "node": self.node,
-            "version": trishula.__version__,
-            "ready": not problem,
-            "problem": problem,
-            "incarnation": self.store.incarnation,
-            "uptime_s": round(time.monotonic() - self._started, 1),
-            "listening": self.listening,
-            "peers": {peer: self._peer_status(peer, backlogs.get(peer, 0)) for peer in self._config.peers},
-            "agents": {
-                agent: {"unread": unread.get(agent, 0), "attached": self.hub.attached(agent)}
-                for agent in self._config.agents
-            },
-            "store": {"ok": not self.store.problem, "bytes": self.store.path.stat().st_size},
-        }
+        return await status(self)
 
-    def _peer_status(self, peer: str, backlog: int) -> dict[str, Any]:
-        wire = self.hub.link_to(peer)
-        return {
-            "linked": wire is not None,
-            "since": self.hub.since.get(peer),
-            "rtt_ms": None if wire is None or wire.link.rtt_ms is None else round(wire.link.rtt_ms, 3),
-            "offset_ms": None if wire is None or wire.link.offset_ms is None else round(wire.link.offset_ms, 3),
-            "backlog": backlog,
-        }
+    async def trace(self, message_id: str, agent: str | None) -> dict[str, Any]:
+        """The way of a message of this agent, or, without one, of any on this node."""
+        config = self.config
+        if agent is not None:
+            return await trace(self.store, self.hub, message_id, [agent], [])
+        others = [other for peer in config.peers.values() for other in peer.agents]
+        return await trace(self.store, self.hub, message_id, config.agents, others)
 
-    def _agent_sockets(self) -> list[tuple[str, str, str | None]]:
-        agents = self._config.agents.values()
-        default = self._config.agents[self._config.default_agent]
+    def _agent_sockets(self) -> list[tuple[str, Identity, str | None]]:
+        agents = self.config.agents.values()
+        default = self.config.agents[self.config.default_agent]
         return [
-            ("node", default.name, default.socket_group),
-            *((agent.name, agent.name, agent.socket_group) for agent in agents),
+            ("node", Identity(agent=default.name, operator=True), default.socket_group),
+            *((agent.name, Identity(agent=agent.name), agent.socket_group) for agent in agents),
         ]
 
     async def _tell_presence(self) -> None:
@@ -187,10 +176,10 @@ class Node:
         oldest: dict[str, int] = {}
         while True:
             with contextlib.suppress(StoreError):
-                oldest = await self.store.read(partial(queries.oldest_unread, agents=self._config.agents))
+                oldest = await self.store.read(partial(queries.oldest_unread, agents=self.config.agents))
             agents = {
                 agent: frames.Presence(self.hub.attached(agent) > 0, self.hub.engine.unread(agent), oldest.get(agent))
-                for agent in self._config.agents
+                for agent in self.config.agents
             }
             if self.store.problem:
                 # Perhaps nobody has anything to store, and so nobody would find the room that was made.
@@ -208,7 +197,7 @@ class Node:
     async def _welcome(self, wire: ServerWire, identity: Identity) -> None:
         """Serve a connection that was let in."""
         if identity.agent is not None:
-            await Session(wire, identity.agent, self).run()
+            await Session(wire, identity.agent, self, operator=identity.operator).run()
         elif identity.node is not None:
             reason = await LinkWire(wire, Side.LISTENER, identity.node, self.hub).run()
             log.warning("link from %s down: %s", identity.node, reason)

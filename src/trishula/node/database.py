@@ -219,7 +219,7 @@ class SqlRows:
                 entry.route,
                 entry.read_at,
                 payload,
-                payload is None or entry.key.to == PROBE or file != "",
+                _projected(entry, payload, file),
                 file,
             ),
         )
@@ -304,6 +304,13 @@ class SqlRows:
 
     def _progresses(self, where: str, *values: object) -> Sequence[Progress]:
         return [_progress(row) for row in self._db.execute(f"SELECT {_PROGRESS} FROM outgoing WHERE {where}", values)]
+
+
+def _projected(entry: Entry, payload: bytes | None, file: str) -> int:
+    """Whether a file is to be written for it (0), is in the inbox (1), or is none of the inbox's (2)."""
+    if payload is None or entry.key.to == PROBE or entry.outcome is State.READ:
+        return 2
+    return 1 if file else 0
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

@@ -12,13 +12,13 @@ from typing import Protocol
 
 from trishula.node import queries
 from trishula.node.config import Config
-from trishula.node.database import StoreError
 from trishula.node.links import LinkWire
 from trishula.node.logs import Bounded
 from trishula.node.store import Store
 from trishula.node.wire import now
 from trishula.protocol import effects, frames
 from trishula.protocol.engine import Engine
+from trishula.protocol.envelope import State
 from trishula.protocol.errors import SendError
 from trishula.protocol.frames import Introduction
 from trishula.protocol.message import Message
@@ -26,8 +26,6 @@ from trishula.protocol.records import Entry, Found, Progress, Result
 from trishula.protocol.routes import LOOPBACK
 
 log = logging.getLogger(__name__)
-
-_READ_AGAIN_AFTER = 1.0
 
 
 class Submitter(Protocol):
@@ -49,6 +47,9 @@ class Listener(Protocol):
 
     def arrived(self, entry: Entry) -> None: ...
 
+    def handled(self, entry: Entry) -> None:
+        """It is read: not to be handed out any more."""
+
 
 class Asker(Protocol):
     """Who said that a message is done: hears what came of it."""
@@ -59,7 +60,11 @@ class Asker(Protocol):
 class Filer(Protocol):
     """Who writes the mailbox files."""
 
-    def wake(self) -> None: ...
+    def wake(self) -> None:
+        """There are files to be written."""
+
+    def bounced(self) -> None:
+        """A sender is to be told in a file."""
 
     def handled(self, entries: Sequence[Entry]) -> None:
         """These are read: their files leave the inbox."""
@@ -176,13 +181,8 @@ class Hub:
         task.add_done_callback(_raise_if_failed)
 
     async def _load_and_hand_over(self, effect: effects.Load) -> None:
-        while True:
-            try:
-                rows, complete = await self._store.read(partial(queries.pending, node=self._config.node, load=effect))
-                break
-            except StoreError as error:
-                log.warning("mail for %s waits: %s", effect.dest, error)
-                await asyncio.sleep(_READ_AGAIN_AFTER)
+        pending = partial(queries.pending, node=self._config.node, load=effect)
+        rows, complete = await self._store.read_at_last(pending, f"mail for {effect.dest}")
         self._carry_out(self.engine.loaded(now(), effect, rows, complete=complete))
 
     # ------------------------------------------------------------ effects
@@ -199,7 +199,9 @@ class Hub:
                     self._filer.wake()
                     for listener in self._listeners[entry.key.to]:
                         listener.arrived(entry)
-                case effects.Progressed(progress):
+                case effects.Progressed(progress, was):
+                    if State.UNCONFIRMED in (was, progress.state) or progress.state is State.REFUSED:
+                        self._filer.bounced()
                     for listener in self._listeners[progress.key.sender]:
                         listener.progressed(progress)
                 case effects.Stored(ref):
@@ -209,6 +211,9 @@ class Hub:
                     ref.rejected(effect)  # type: ignore[attr-defined]  # likewise
                 case effects.Handled(entries):
                     self._filer.handled(entries)
+                    for entry in entries:
+                        for listener in self._listeners[entry.key.to]:
+                            listener.handled(entry)
                 case effects.Answered(ref, found):
                     ref.answered(found)  # type: ignore[attr-defined]  # what `done` takes
                 case effects.Load():

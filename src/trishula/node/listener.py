@@ -78,9 +78,8 @@ class Doorman:
 
         await self._accept(sock, enter, lambda peer: str(peer[0]))
 
-    async def serve_agent(self, sock: socket.socket, agent: str) -> None:
-        """Accept `agent` on a Unix socket for ever: who may open the socket is the agent."""
-        identity = Identity(agent=agent)
+    async def serve_agent(self, sock: socket.socket, identity: Identity) -> None:
+        """Accept an agent on a Unix socket for ever: who may open the socket is the agent."""
         path = Path(sock.getsockname())
 
         async def enter(connection: socket.socket, address: str) -> None:

@@ -6,12 +6,13 @@ import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+from trishula.node.bounces import Bounce
 from trishula.node.database import SqlRows
 from trishula.protocol.delivery import Row
 from trishula.protocol.effects import Load
-from trishula.protocol.envelope import Envelope, Key
+from trishula.protocol.envelope import Envelope, Key, State
 from trishula.protocol.records import Progress, Seal
 
 
@@ -34,7 +35,8 @@ class Letter:
 class FileDue:
     """A payload whose mailbox file is not yet known to be on the disk. `row` is its number in `table`.
 
-    `taken`: an earlier message of this mailbox has the same id, or one that differs in case only.
+    `taken`: an earlier message of this mailbox has the same id, or one that differs in case only. What was read before
+    its file was written goes to the archive at once.
     """
 
     table: str
@@ -47,9 +49,42 @@ class FileDue:
     taken: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A file that is on the disk, where it is and how it is called."""
+
+    file: FileDue
+    box: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandledFile:
+    """A message that was read and whose file is not known to have left the inbox."""
+
+    cursor: int
+    agent: str
+    id: str
+    file: str
+    digest: str
+    payload: bytes
+
+
+class InboxFile(NamedTuple):
+    """An unread message whose file was written; `archived` where it was found in the archive."""
+
+    sender: str
+    id: str
+    file: str
+    archived: bool
+
+
 _T = TypeVar("_T")
 
 MOST_BYTES = 4 * 1024 * 1024
+
+IN_INBOX, ARCHIVED = 1, 2
+"""Values of `ledger.projected`; 0 is what is to be written."""
 
 _LETTER = "cursor, sender, id, recipient, origin, digest, route, at, payload"
 
@@ -119,6 +154,34 @@ def oldest_unread(db: sqlite3.Connection, agents: Iterable[str]) -> dict[str, in
     return {agent: row[0] for agent, row in found.items() if row is not None}
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What waits, by agent or by node; those with nothing are left out. `custody` is a part of `backlogs`."""
+
+    unread: dict[str, int]
+    oldest: dict[str, int]
+    backlogs: dict[str, int]
+    custody: dict[str, dict[str, int]]
+    held: dict[str, dict[str, int]]
+
+
+def counts(db: sqlite3.Connection, agents: Iterable[str]) -> Counts:
+    custody: dict[str, dict[str, int]] = {}
+    for dest, custodian, count in db.execute(
+        "SELECT dest, custodian, count(*) FROM outgoing WHERE state = 'stored' AND custodian <> ''"
+        " GROUP BY custodian, dest"
+    ):
+        custody.setdefault(dest, {})[custodian] = count
+    held = db.execute("SELECT dest, count(*), sum(length(payload)) FROM held GROUP BY dest").fetchall()
+    return Counts(
+        unread=unread(db),
+        oldest=oldest_unread(db, agents),
+        backlogs=backlogs(db),
+        custody=custody,
+        held={dest: {"count": count, "bytes": size} for dest, count, size in held},
+    )
+
+
 def backlogs(db: sqlite3.Connection) -> dict[str, int]:
     """How many envelopes wait for an answer, by node; nodes without any are left out."""
     return dict(db.execute("SELECT dest, count(*) FROM outgoing WHERE state = 'stored' GROUP BY dest").fetchall())
@@ -134,13 +197,14 @@ def files_due(db: sqlite3.Connection, *, limit: int, without: Collection[str] = 
     """Payloads of both boxes whose files are to be written, oldest first within each box; not those of some agents."""
     left_out = json.dumps(list(without))
     inbox = db.execute(
-        "SELECT l.cursor, l.recipient, l.sender, l.id, l.payload, EXISTS (SELECT 1 FROM ledger o WHERE"
+        "SELECT l.cursor, l.recipient, iif(l.outcome = 'read', 'archive', 'inbox'), l.sender, l.id, l.payload,"
+        " EXISTS (SELECT 1 FROM ledger o WHERE"
         " o.recipient = l.recipient AND o.id = l.id COLLATE NOCASE AND o.cursor < l.cursor AND o.payload IS NOT NULL)"
         " FROM ledger l WHERE l.projected = 0 AND l.recipient NOT IN (SELECT value FROM json_each(?))"
         " ORDER BY l.cursor LIMIT ?",
         (left_out, limit),
     )
-    arrived = (FileDue("ledger", row[0], row[1], "inbox", *row[2:]) for row in inbox)
+    arrived = (FileDue("ledger", *row) for row in inbox)
     outbox = db.execute(
         "SELECT m.number, m.sender, m.id, m.payload, EXISTS (SELECT 1 FROM messages o WHERE"
         " o.sender = m.sender AND o.id = m.id COLLATE NOCASE AND o.number < m.number)"
@@ -150,6 +214,80 @@ def files_due(db: sqlite3.Connection, *, limit: int, without: Collection[str] = 
     )
     outgoing = (FileDue("messages", row[0], row[1], "outbox", *row[1:]) for row in outbox)
     return [file for box in (arrived, outgoing) for file in _fill(box, lambda file: file.payload, MOST_BYTES)[0]]
+
+
+def mark_projected(db: sqlite3.Connection, done: Sequence[Placed]) -> None:
+    """These files are on the disk."""
+    db.executemany(
+        "UPDATE ledger SET projected = ?, file = ? WHERE cursor = ?",
+        [
+            (ARCHIVED if placed.box == "archive" else IN_INBOX, placed.name, placed.file.row)
+            for placed in done
+            if placed.file.table == "ledger"
+        ],
+    )
+    sent = [(placed.file.row,) for placed in done if placed.file.table == "messages"]
+    db.executemany("UPDATE messages SET projected = 1 WHERE number = ?", sent)
+
+
+def bounces_due(db: sqlite3.Connection, *, limit: int, without: Collection[str] = ()) -> list[Bounce]:
+    """What senders are to be told in files, but for some of them."""
+    rows = db.execute(
+        "SELECT o.seq, o.sender, o.id, o.recipient, o.dest, o.state, o.reason, o.settled_at, m.payload"
+        " FROM outgoing o JOIN messages m ON m.sender = o.sender AND m.id = o.id"
+        " WHERE o.notice = 1 AND o.sender NOT IN (SELECT value FROM json_each(?)) ORDER BY o.seq LIMIT ?",
+        (json.dumps(list(without)), limit),
+    )
+    due = (
+        Bounce(seq, sender, message_id, to, dest, State(state), *rest)
+        for seq, sender, message_id, to, dest, state, *rest in rows
+    )
+    return _fill(due, lambda bounce: bounce.payload, MOST_BYTES)[0]
+
+
+def mark_told(db: sqlite3.Connection, done: Sequence[Bounce]) -> None:
+    """These files are on the disk; what has changed since is to be told anew."""
+    db.executemany(
+        "UPDATE outgoing SET notice = 0 WHERE seq = ? AND state = ?",
+        [(bounce.seq, bounce.state.value) for bounce in done],
+    )
+
+
+def handled_due(db: sqlite3.Connection, *, limit: int, without: Collection[str] = ()) -> list[HandledFile]:
+    """What was read and may still be in the inbox, but for some agents."""
+    rows = db.execute(
+        f"SELECT cursor, recipient, id, file, digest, payload FROM ledger WHERE outcome = 'read'"
+        f" AND projected = {IN_INBOX} AND recipient NOT IN (SELECT value FROM json_each(?)) ORDER BY cursor LIMIT ?",
+        (json.dumps(list(without)), limit),
+    )
+    return _fill((HandledFile(*row) for row in rows), lambda file: file.payload, MOST_BYTES)[0]
+
+
+def mark_archived(db: sqlite3.Connection, done: Sequence[tuple[HandledFile, str]]) -> None:
+    """These files have left the inbox, for the archive under this name or for where the agent wanted them."""
+    db.executemany(
+        f"UPDATE ledger SET projected = {ARCHIVED}, file = ? WHERE cursor = ?",
+        [(name, file.cursor) for file, name in done],
+    )
+
+
+def inbox_files(db: sqlite3.Connection, agent: str) -> list[InboxFile]:
+    """The files of the unread messages of `agent`, as far as their names are known."""
+    rows = db.execute(
+        f"SELECT sender, id, file, projected = {ARCHIVED} FROM ledger"
+        " WHERE recipient = ? AND outcome = 'delivered' AND projected > 0 AND file <> ''",
+        (agent,),
+    )
+    return [InboxFile(*row) for row in rows]
+
+
+def write_again(db: sqlite3.Connection, agents: Collection[str]) -> None:
+    """These agents have lost their inbox: what is unread is to be written again."""
+    db.execute(
+        "UPDATE ledger SET projected = 0, file = '' WHERE outcome = 'delivered' AND projected = 1"
+        " AND recipient IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(agents)),),
+    )
 
 
 def _fill(rows: Iterable[_T], payload_of: Callable[[_T], bytes], most: int) -> tuple[list[_T], bool]:
@@ -162,10 +300,3 @@ def _fill(rows: Iterable[_T], payload_of: Callable[[_T], bytes], most: int) -> t
         if size >= most:
             return found, True
     return found, False
-
-
-def mark_projected(db: sqlite3.Connection, due: Sequence[FileDue]) -> None:
-    """These files are on the disk."""
-    for table, column in (("ledger", "cursor"), ("messages", "number")):
-        numbers: Iterable[tuple[int]] = [(file.row,) for file in due if file.table == table]
-        db.executemany(f"UPDATE {table} SET projected = 1 WHERE {column} = ?", numbers)

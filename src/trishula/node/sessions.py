@@ -6,38 +6,33 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
 
-import msgspec
 from websockets.exceptions import ConnectionClosed
 
-from trishula.node import queries
-from trishula.node.database import StoreError
+from trishula.node import queries, questions, replies
 from trishula.node.hub import Hub
 from trishula.node.store import Store
+from trishula.node.watchlist import Watchlist
 from trishula.node.wire import ServerWire, now, short_reason
 from trishula.protocol import agent_frames, effects, frames
-from trishula.protocol.envelope import State
-from trishula.protocol.errors import FrameError, MessageError, TrishulaError
+from trishula.protocol.envelope import Key
+from trishula.protocol.errors import FrameError, MessageError, SendError, TrishulaError
 from trishula.protocol.limits import Limits
 from trishula.protocol.message import complete
 from trishula.protocol.names import PROBE
-from trishula.protocol.records import Entry, Progress
+from trishula.protocol.records import Entry, Found, Progress
 
 log = logging.getLogger(__name__)
 
 _MOST_OPEN = 1024
 """Messages of one connection that may be on their way into the store; reading waits beyond."""
-_MOST_WATCHED = 100_000
-"""Messages of one connection whose outcomes it is still told of; the oldest make room."""
 _PER_READ = 256
 _MOST_UNHEARD = 16
 _LISTEN_CHECK = 0.05
-_READ_AGAIN_AFTER = 1.0
 
 
 class Node(Protocol):
@@ -51,10 +46,8 @@ class Node(Protocol):
 
     async def status(self) -> dict[str, Any]: ...
 
-
-def method_of(route: str) -> str:
-    """What the interface before this one calls a route."""
-    return {"": "", "rsync": "file_fallback"}.get(route, "websocket")
+    async def trace(self, message_id: str, agent: str | None) -> dict[str, Any]:
+        """The way of a message, as far as it is this agent's business; None: the operator's."""
 
 
 class _Request:
@@ -73,20 +66,36 @@ class _Request:
         self._session.request_failed(self._ref, effect.error)
 
 
-class Session:
-    """Serves one agent on one connection."""
+class _Done:
+    """One `done` on its way into the store, and who waits for word of it."""
 
-    def __init__(self, wire: ServerWire, agent: str, node: Node) -> None:
+    __slots__ = ("_request", "_session")
+
+    def __init__(self, session: Session, request: agent_frames.Done) -> None:
+        self._session = session
+        self._request = request
+
+    def answered(self, found: Found | SendError) -> None:
+        self._session.request_answered(self._request, found)
+
+
+class Session:
+    """Serves one agent on one connection. `operator`: who may ask about the messages of others, too."""
+
+    def __init__(self, wire: ServerWire, agent: str, node: Node, *, operator: bool = False) -> None:
         self.agent = agent
+        self._operator = operator
         self._wire = wire
         self._node = node
         self._replies: asyncio.Queue[frames.Frame] = asyncio.Queue()
         self._slots = asyncio.Semaphore(_MOST_OPEN)
-        self._watched: OrderedDict[str, set[str]] = OrderedDict()
+        self._watched = Watchlist()
         self._meanwhile: list[Progress] | None = None
         """What settles while the store is read for `Outcomes`: too late for the reading, too early to be watched."""
         self._mail = asyncio.Event()
         self._mail.set()
+        self._handled: set[Key] = set()
+        """What was read while letters are on their way from the store to the agent."""
         self._pump: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -128,27 +137,32 @@ class Session:
 
     # ------------------------------------------------------------ requests
 
-    async def _take(self, request: agent_frames.AgentRequest) -> None:
+    async def _take(self, request: agent_frames.AgentRequest) -> None:  # noqa: C901 - an arm for each request
+        node = self._node
         match request:
             case agent_frames.Send():
                 await self._send(request)
             case agent_frames.Probe():
                 await self._slots.acquire()
                 body = b'{"to": "%b", "type": "ping"}' % PROBE.encode()
-                self._node.hub.probe(
-                    _Request(self, request.ref), self._complete(body, PROBE), request.node, request.ttl_s * 1000
-                )
+                message = self._complete(body, PROBE)
+                node.hub.probe(_Request(self, request.ref), message, request.node, request.ttl_s * 1000)
+            case agent_frames.Done():
+                await self._slots.acquire()
+                node.hub.done(_Done(self, request), self.agent, request.id, request.sender)
             case agent_frames.Attach():
                 if self._pump is None:
                     self._pump = asyncio.create_task(self._deliver(request.after), name=f"mail of {self.agent}")
             case agent_frames.Outcomes():
-                await self._answer(request.ref, lambda: self._outcomes(request))
+                await self._answer(request.ref, self._outcomes(request))
             case agent_frames.Inbox():
-                await self._answer(request.ref, lambda: self._inbox(request))
+                await self._answer(request.ref, questions.inbox(node.store, self.agent, request))
             case agent_frames.Show():
-                await self._answer(request.ref, lambda: self._show(request))
+                await self._answer(request.ref, questions.show(node.store, self.agent, request.id))
+            case agent_frames.Trace():
+                await self._answer(request.ref, node.trace(request.id, None if self._operator else self.agent))
             case agent_frames.Status():
-                await self._answer(request.ref, lambda: self._status(request))
+                await self._answer(request.ref, node.status())
 
     async def _send(self, request: agent_frames.Send) -> None:
         try:
@@ -170,9 +184,10 @@ class Session:
             max_bytes=self._node.limits.max_message_bytes,
         )
 
-    async def _answer(self, ref: int, answer: Callable[[], Awaitable[frames.Frame]]) -> None:
+    async def _answer(self, ref: int, answer: Awaitable[frames.Frame | dict[str, Any]]) -> None:
         try:
-            self._replies.put_nowait(await answer())
+            said = await answer
+            self._replies.put_nowait(agent_frames.Data(ref, said) if isinstance(said, dict) else said)
         except TrishulaError as error:
             self._fail(ref, error)
         # An agent that asks and does not listen is not read from any more.
@@ -186,72 +201,50 @@ class Session:
         finally:
             self._meanwhile = None
         if found is None:
-            raise _not_found(request.id, f"{self.agent} has sent no message {request.id}")
+            raise questions.not_found(request.id, f"{self.agent} has sent no message {request.id}")
         digest, _, rows = found
         newer = {row.key: row for row in meanwhile}
         progress = tuple(newer.get(row.key, row) for row in rows)
-        self._watch(request.id, progress)
-        return agent_frames.Stored(request.ref, request.id, digest, [_outcome(row) for row in progress])
-
-    async def _inbox(self, request: agent_frames.Inbox) -> frames.Frame:
-        letters, more = await self._node.store.read(
-            partial(queries.letters, agent=self.agent, after=request.after, limit=request.limit + 1)
-        )
-        more = more or len(letters) > request.limit
-        messages = [_summary(letter) for letter in letters[: request.limit]]
-        return agent_frames.Data(request.ref, {"messages": messages, "more": more})
-
-    async def _show(self, request: agent_frames.Show) -> frames.Frame:
-        letter = await self._node.store.read(lambda db: queries.letter(db, self.agent, request.id))
-        if letter is not None:
-            shown: dict[str, Any] = {"box": "inbox", "digest": letter.digest, "payload": letter.payload.decode()}
-            return agent_frames.Data(request.ref, {**shown, "meta": _meta(letter)})
-        found = await self._node.store.read(lambda db: queries.sent(db, self.agent, request.id))
-        if found is None:
-            raise _not_found(request.id, f"{self.agent} has neither got nor sent a message {request.id}")
-        digest, payload, progress = found
-        shown = {"box": "outbox", "digest": digest, "payload": payload.decode()}
-        return agent_frames.Data(request.ref, {**shown, "outcomes": [_outcome(row) for row in progress]})
-
-    async def _status(self, request: agent_frames.Status) -> frames.Frame:
-        return agent_frames.Data(request.ref, await self._node.status())
+        self._watched.watch(request.id, progress, read=request.read)
+        return agent_frames.Stored(request.ref, request.id, digest, [replies.outcome(row) for row in progress])
 
     # ------------------------------------------------------------ word from the hub
 
     def request_stored(self, ref: int, effect: effects.Stored) -> None:
         self._slots.release()
-        self._watch(effect.message_id, effect.progress)
-        self._replies.put_nowait(
-            agent_frames.Stored(ref, effect.message_id, effect.digest, [_outcome(row) for row in effect.progress])
-        )
+        self._watched.watch(effect.message_id, effect.progress)
+        outcomes = [replies.outcome(row) for row in effect.progress]
+        self._replies.put_nowait(agent_frames.Stored(ref, effect.message_id, effect.digest, outcomes))
 
     def request_failed(self, ref: int, error: TrishulaError) -> None:
         self._slots.release()
         self._fail(ref, error)
 
+    def request_answered(self, request: agent_frames.Done, found: Found | SendError) -> None:
+        self._slots.release()
+        if isinstance(found, SendError):
+            self._fail(request.ref, found)
+        elif found.entries:
+            self._replies.put_nowait(agent_frames.Data(request.ref, replies.done(found.entries, found.fresh)))
+        else:
+            whose = "" if request.sender is None else f" from {request.sender}"
+            text = f"{self.agent} has got no message {request.id}{whose}"
+            self._fail(request.ref, questions.not_found(request.id, text))
+
     def progressed(self, progress: Progress) -> None:
         if self._meanwhile is not None:
             self._meanwhile.append(progress)
-        open_recipients = self._watched.get(progress.key.id)
-        if open_recipients is None or progress.key.to not in open_recipients:
-            return
-        self._replies.put_nowait(_outcome(progress))
-        if _is_last(progress):
-            open_recipients.discard(progress.key.to)
-            if not open_recipients:
-                del self._watched[progress.key.id]
+        if self._watched.wants(progress):
+            self._replies.put_nowait(replies.outcome(progress))
 
     def arrived(self, entry: Entry) -> None:  # noqa: ARG002 - the pump reads it from the store
         self._mail.set()
 
-    # ------------------------------------------------------------
+    def handled(self, entry: Entry) -> None:
+        if self._pump is not None:
+            self._handled.add(entry.key)
 
-    def _watch(self, message_id: str, progress: tuple[Progress, ...]) -> None:
-        open_recipients = {row.key.to for row in progress if not _is_last(row)}
-        if open_recipients:
-            self._watched[message_id] = open_recipients
-            if len(self._watched) > _MOST_WATCHED:
-                self._watched.popitem(last=False)
+    # ------------------------------------------------------------
 
     def _fail(self, ref: int, error: TrishulaError) -> None:
         value = None if error.value is None else str(error.value)
@@ -270,72 +263,11 @@ class Session:
                 if not more:
                     await self._mail.wait()
                     self._mail.clear()
-                try:
-                    letters, more = await self._node.store.read(
-                        partial(queries.letters, agent=self.agent, after=after, limit=_PER_READ)
-                    )
-                except StoreError:
-                    more = True
-                    await asyncio.sleep(_READ_AGAIN_AFTER)
-                    continue
+                self._handled.clear()
+                letters, more = await self._node.store.read_at_last(
+                    partial(queries.letters, agent=self.agent, after=after, limit=_PER_READ), f"mail of {self.agent}"
+                )
                 for letter in letters:
-                    await self._wire.send(frames.encode(_arrival(letter)), text=True)
+                    if Key(letter.sender, letter.id, letter.recipient) not in self._handled:
+                        await self._wire.send(frames.encode(replies.arrival(letter)), text=True)
                     after = letter.cursor
-
-
-def _is_last(progress: Progress) -> bool:
-    """Whether nothing more is to be said of an envelope, as far as this release's ladder goes."""
-    return progress.state in (State.DELIVERED, State.READ, State.REFUSED)
-
-
-def _not_found(message_id: str, message: str) -> TrishulaError:
-    return TrishulaError(message, code="not_found", key="id", value=message_id)
-
-
-def _outcome(row: Progress) -> agent_frames.Outcome:
-    return agent_frames.Outcome(
-        sender=row.key.sender,
-        id=row.key.id,
-        to=row.key.to,
-        dest=row.dest,
-        state=row.state,
-        reason=row.reason,
-        route=row.route,
-        method=method_of(row.route),
-        at=row.settled_at,
-        latency_ms=None if row.latency_ms is None else round(row.latency_ms, 3),
-    )
-
-
-def _arrival(letter: queries.Letter) -> agent_frames.Arrival:
-    return agent_frames.Arrival(letter.cursor, _arrival_meta(letter), msgspec.Raw(letter.payload[:-1]))
-
-
-def _arrival_meta(letter: queries.Letter) -> agent_frames.ArrivalMeta:
-    return agent_frames.ArrivalMeta(letter.origin, letter.route, method_of(letter.route), letter.at, letter.digest)
-
-
-def _meta(letter: queries.Letter) -> dict[str, Any]:
-    meta: dict[str, Any] = msgspec.to_builtins(_arrival_meta(letter))
-    return meta
-
-
-_head = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-def _summary(letter: queries.Letter) -> dict[str, Any]:
-    fields = _head.decode(letter.payload)
-    texts = {key: msgspec.json.decode(fields[key]) for key in ("subject", "type", "priority") if key in fields}
-    return {
-        "cursor": letter.cursor,
-        "id": letter.id,
-        "from": letter.sender,
-        "subject": texts.get("subject", ""),
-        "type": texts.get("type", ""),
-        "priority": texts.get("priority", ""),
-        "received_at": letter.at,
-        "digest": letter.digest,
-        "route": letter.route,
-        "method": method_of(letter.route),
-        "size": len(letter.payload),
-    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import sqlite3
 import threading
@@ -27,6 +28,9 @@ from trishula.protocol.records import Record, Result
 _T = TypeVar("_T")
 
 _MOST_PER_COMMIT = 4096
+_READ_AGAIN_AFTER = 1.0
+
+log = logging.getLogger(__name__)
 
 # What passes when the operator makes room; everything else means that the store is not what we think it is.
 _TRANSIENT = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_NOMEM", "SQLITE_READONLY", "SQLITE_CANTOPEN")
@@ -111,6 +115,15 @@ class Store:
             if not _may_pass(error):
                 raise
             raise StoreError(f"the store can't be read now: {error}", fix="see the disk of this host") from None
+
+    async def read_at_last(self, work: Callable[[sqlite3.Connection], _T], what: str) -> _T:
+        """As `read`, for as long as it takes; `what` waits meanwhile."""
+        while True:
+            try:
+                return await self.read(work)
+            except StoreError as error:
+                log.warning("%s waits: %s", what, error)
+                await asyncio.sleep(_READ_AGAIN_AFTER)
 
     # ------------------------------------------------------------ the writer's thread
 

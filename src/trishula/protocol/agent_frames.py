@@ -23,10 +23,14 @@ class Send(Frame, frozen=True):
 
 
 class Outcomes(Frame, frozen=True):
-    """Ask how far a message of this agent has come, and hear of its further outcomes. Answered by `Stored`."""
+    """Ask how far a message of this agent has come, and hear of its further outcomes. Answered by `Stored`.
+
+    `delivered` is the last of them for who does not ask for `read`.
+    """
 
     ref: Count
     id: MessageId
+    read: bool = False
 
 
 class Attach(Frame, frozen=True):

@@ -81,7 +81,7 @@ class Delivery:
         """Offered on a link, and not answered."""
         self._waiting: dict[Key, Pending] = {}
         self._due: float | None = None
-        """When to look at what waits: never late, at times early. Asked for at every event, so it is not searched for."""
+        """When to look at what waits: never late, at times early. It is asked for at every event."""
         self._bytes = 0
         self._urgent_run = 0
         """Urgent envelopes taken since the last of the rest, over frames: one frame may hold but one large message."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trishula.protocol.envelope import State
 from trishula.protocol.errors import SendError, TrishulaError
 from trishula.protocol.frames import Frame
 from trishula.protocol.records import Entry, Found, Progress, Record
@@ -72,9 +73,10 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """One of our envelopes got its answer."""
+    """One of our envelopes got its answer, or was given up."""
 
     progress: Progress
+    was: State = State.STORED
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,7 +249,7 @@ class Origin:
             if pending is not None:
                 self._desk.own[pending.envelope.dest].release(pending)
             if result.fresh:
-                effects.append(Progressed(result.progress))
+                effects.append(Progressed(result.progress, result.was or State.STORED))
                 if result.was is State.STORED:
                     self._closed(result.progress)
         for dest in dict.fromkeys(pending.envelope.dest for pending in pendings if pending is not None):

@@ -11,8 +11,12 @@ CREATE INDEX outgoing_hopeful ON outgoing (dest, seq) WHERE state IN ('delivered
 CREATE INDEX outgoing_notice ON outgoing (seq) WHERE notice = 1;
 CREATE INDEX outgoing_ended ON outgoing (expires_at) WHERE state <> 'stored' AND notice = 0;
 
-ALTER TABLE ledger ADD COLUMN file TEXT NOT NULL DEFAULT '';         -- its name in inbox/, once it was written there
+ALTER TABLE ledger ADD COLUMN file TEXT NOT NULL DEFAULT '';         -- its name there, once it was written
 ALTER TABLE ledger ADD COLUMN read_at INTEGER;
+-- `projected` from here on: 0 to be written, 1 in inbox/, 2 in archive/ or wherever its agent has put it.
+CREATE INDEX ledger_files ON ledger (recipient, projected, file, sender, id) 
+    WHERE outcome = 'delivered' AND projected > 0 AND file <> '';
+CREATE INDEX ledger_handled ON ledger (cursor) WHERE outcome = 'read' AND projected = 1;
 CREATE INDEX ledger_ended ON ledger (expires_at) WHERE outcome <> 'delivered' OR recipient = '.ping';
 
 CREATE TABLE held (

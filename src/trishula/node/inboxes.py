@@ -1,0 +1,81 @@
+"""Notices that agents have moved or removed files from their inboxes: that says `done` as well as `done` does.
+
+The folders are looked at each second, and listed where they have changed. What is gone is what the store says was
+written, by name, and is not there: it is asked first, so that a file which is just being written is not missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+from trishula.node import queries
+from trishula.node.database import StoreError
+from trishula.node.hub import Hub
+from trishula.node.mailbox import Projector
+from trishula.node.store import Store
+
+_EVERY_S = 1.0
+_REST = 10.0
+"""A look that took long is followed by so many times its own duration of rest: a huge inbox is looked at less often."""
+_AT_ONCE = 1000
+_SETTLED_NS = 2_000_000_000
+"""A folder that changed a shorter time ago may change again under the same time stamp."""
+
+
+class Inboxes:
+    """The inboxes of the agents here."""
+
+    def __init__(self, mailbox_dir: Path, agents: Iterable[str], store: Store, projector: Projector, hub: Hub) -> None:
+        self._folders = {agent: mailbox_dir / agent / "inbox" for agent in agents}
+        self._store = store
+        self._projector = projector
+        self._hub = hub
+        self._seen: dict[str, int] = {}
+        """When each folder had last changed when it was last looked at."""
+        self._rest_until = dict.fromkeys(self._folders, 0.0)
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            changes = await asyncio.to_thread(self._changes)
+            for agent, changed in changes.items():
+                begun = time.monotonic()
+                if begun < self._rest_until[agent]:
+                    continue
+                if self._seen.get(agent) != changed or agent in self._projector.marked:
+                    await self._look(agent, changed)
+                    self._rest_until[agent] = time.monotonic() + _REST * (time.monotonic() - begun)
+            await asyncio.sleep(_EVERY_S)
+
+    async def _look(self, agent: str, changed: int) -> None:
+        self._projector.marked.discard(agent)
+        self._seen.pop(agent, None)
+        try:
+            files = await self._store.read(partial(queries.inbox_files, agent=agent))
+        except StoreError:
+            return
+        try:
+            present = await asyncio.to_thread(lambda: set(os.listdir(self._folders[agent])))  # noqa: PTH208 - names only
+        except OSError:
+            return  # a folder that can't be read says nothing
+        gone = [file for file in files if file.archived or file.file not in present]
+        for start in range(0, len(gone), _AT_ONCE):
+            for file in gone[start : start + _AT_ONCE]:
+                self._hub.done(None, agent, file.id, file.sender)
+            await asyncio.sleep(0)
+        if time.time_ns() - changed > _SETTLED_NS:
+            self._seen[agent] = changed
+
+    def _changes(self) -> dict[str, int]:
+        changes = {}
+        for agent, folder in self._folders.items():
+            try:
+                changes[agent] = folder.stat().st_mtime_ns
+            except OSError:
+                self._seen.pop(agent, None)
+        return changes
