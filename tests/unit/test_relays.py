@@ -8,11 +8,11 @@ import pytest
 
 from simulation.store import Disk
 from trishula.protocol import frames
+from trishula.protocol.custody import RECLAIM_BASE
 from trishula.protocol.effects import Arrived, Disconnect, Progressed, Transmit
 from trishula.protocol.envelope import Key, State
 from trishula.protocol.limits import Limits
 from trishula.protocol.message import digest_of
-from trishula.protocol.origin import RECLAIM_BASE
 from trishula.protocol.signing import PairKey
 from unit.bench import LIMITS, Bench, introduction, of, offered, pair_key, said, sealed, signed, warnings
 from unit.letters import WALL, envelope, letter, receipt

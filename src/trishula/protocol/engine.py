@@ -1,6 +1,7 @@
 """The whole of a node's protocol: events in, effects and the next deadline out.
 
                         ┌─► origin      what our agents send
+                        ├─► custody     what others hold of it
     events ──► engine ──┼─► recipient   what our agents get        ──► effects
                         ├─► relay       what we hold for others
                         └─► retention   what may be forgotten
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 
 from trishula.protocol import frames
 from trishula.protocol.clock import Instant
+from trishula.protocol.custody import Custody
 from trishula.protocol.delivery import Delivery, Row
 from trishula.protocol.desk import Desk
 from trishula.protocol.directory import Directory
@@ -70,8 +72,9 @@ class Engine:
         self._routes = self._desk.routes
         self._clock = self._desk.clock
         self._origin = Origin(self._desk)
+        self._custody = Custody(self._desk)
         self._relay = Relay(self._desk)
-        self._recipient = Recipient(self._desk, self._origin, self._relay)
+        self._recipient = Recipient(self._desk, self._origin, self._custody, self._relay)
         self._desk.loop = self._recipient.loop
         self._retention = Retention(self._desk, self._relay.forgot)
         self._incarnations: dict[str, str] = {}
@@ -139,10 +142,11 @@ class Engine:
         line = Line(link, node, min(peer.window_bytes, self._desk.limits.window_bytes))
         self._routes.lines[link] = line
         if self._incarnations.get(node, peer.incarnation) != peer.incarnation:
-            effects += self._origin.forgot(node)
+            effects += self._custody.forgot(node)
         self._incarnations[node] = peer.incarnation
         self._desk.held[node].hurry()
-        effects += self._origin.direct(node, line)
+        effects += self._custody.direct(node)
+        effects += self._origin.ask(node, line)
         effects += self._announce() or [Transmit(link, self._said)]
         return effects + self._rerouted(now)
 
@@ -155,7 +159,7 @@ class Engine:
         self._desk.lose(line)
         if not self._routes.lines_to(line.node):
             self._routes.neighbours.pop(line.node, None)
-            self._origin.unlinked(line.node)
+            self._custody.unlinked(line.node)
             self._clock.unlinked(line.node)
         return effects + self._announce() + self._rerouted(now)
 
@@ -204,14 +208,14 @@ class Engine:
                 return self._recipient.query(line, frame)
             case frames.Topology():
                 self._routes.neighbours[line.node] = frame
-                return self._origin.reaches(line.node) + self._rerouted(now)
+                return self._custody.reaches(line.node) + self._rerouted(now)
 
     def _acked(self, now: Instant, line: Line, seq: int) -> list[Effect]:
         offer = line.offers.pop(seq, None)
         if offer is None:
             return []
         line.unacked -= offer.size
-        role = self._relay if offer.delivery.held else self._origin
+        role = self._relay if offer.delivery.held else self._custody
         return role.acked(now, line, offer) + self._desk.pump_line(now, line)
 
     def _deferred(self, now: Instant, line: Line, items: Sequence[frames.Deferred]) -> list[Effect]:
@@ -227,7 +231,7 @@ class Engine:
 
     def _rerouted(self, now: Instant) -> list[Effect]:
         """Who is linked to whom has changed."""
-        effects = [effect for dest in self._desk.own for effect in self._origin.review(dest)]
+        effects = [effect for dest in self._desk.own for effect in self._custody.review(dest)]
         return effects + self._desk.pump_all(now)
 
     # ------------------------------------------------------------ presence
@@ -299,11 +303,11 @@ class Engine:
             delivery.tick(now.mono)
         if overdue:
             effects += self._desk.pump_all(now)
-        return effects + self._origin.tick(now) + self._retention.tick(now)
+        return effects + self._origin.tick(now) + self._custody.tick(now) + self._retention.tick(now)
 
     def deadline(self) -> float | None:
         """When to call `tick` next, on the monotonic clock."""
-        dues = [self._begin_at, self._origin.deadline(), self._retention.deadline()]
+        dues = [self._begin_at, self._origin.deadline(), self._custody.deadline(), self._retention.deadline()]
         dues += [delivery.deadline() for delivery in self._windows()]
         return min((due for due in dues if due is not None), default=None)
 

@@ -1,19 +1,15 @@
 """The origin's part: take a message from an agent, see it to its end, and say what became of it.
 
-    agents ── submit ──► Commit(Originate) ─ committed ─► Stored, and into the window of each destination
-    links ─── Receipts ► Commit(Settle) ──── committed ─► Progressed
-    relays ── Ack ─────► Commit(Entrust) ─── committed ─► out of the window: another node waits with it
-    time ──── tick ────► Commit(GiveUp) ──── committed ─► Progressed (unconfirmed)
-
-Custody suspends the duty and never ends it (rule 3): what has no receipt is reclaimed when a link to the recipient
-comes up, when its custodian has lost the way and there is another, and after a while in any case.
+agents ── submit ──► Commit(Originate) ─ committed ─► Stored, and into the window of each destination
+links ─── Receipts ► Commit(Settle) ──── committed ─► Progressed
+links ─── Ack ─────► offered again later, or in custody (`custody`)
+time ──── tick ────► Commit(GiveUp) ──── committed ─► Progressed (unconfirmed)
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 from trishula.protocol import frames
@@ -28,25 +24,19 @@ from trishula.protocol.names import PROBE
 from trishula.protocol.records import (
     Conflict,
     Declined,
-    Done,
     Ended,
-    Entrust,
     GiveUp,
     Originate,
     Originated,
     Progress,
-    Reclaim,
     Result,
     Settle,
     Settled,
     Survey,
     Surveyed,
 )
-from trishula.protocol.routes import Line, Offer, route_name
+from trishula.protocol.routes import Line, route_name
 
-RECLAIM_BASE = 60.0
-RECLAIM_CAP = 3600.0
-"""Seconds after which mail in custody is offered again in any case: the first time, and at the most."""
 SURVEYED = 4096
 """Envelopes that are asked about when a link comes up: the newest that may have come further."""
 _GIVEN_UP_AT_ONCE = 256
@@ -54,23 +44,11 @@ _RETRY_S = 1.0
 _LOOK_EVERY_S = 60.0
 
 
-@dataclass(slots=True)
-class _Custody:
-    """Who has mail for one destination, and when to reclaim it in any case (monotonic)."""
-
-    custodians: set[str] = field(default_factory=set)
-    missed: set[str] = field(default_factory=set)
-    """Those whose link was lost: the recipient's word may have come to them meanwhile."""
-    due: float | None = None
-    attempts: int = 0
-
-
 class Origin:
     """What this node owes to the agents that live here."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._custody = {dest: _Custody() for dest in desk.own}
         self._open: Counter[tuple[str, str]] = Counter()
         """Envelopes without an answer by sender and destination, as committed; what is being stored is `_coming`."""
         self._coming: Counter[tuple[str, str]] = Counter()
@@ -271,80 +249,9 @@ class Origin:
     def _closed(self, progress: Progress) -> None:
         self._open -= Counter([(progress.key.sender, progress.dest)])
 
-    # ------------------------------------------------------------ custody
-
-    def acked(self, now: Instant, line: Line, offer: Offer) -> list[Effect]:
-        """A frame of ours is dealt with. What of it has no answer is in custody, or to be offered again."""
-        left = offer.delivery.unanswered(offer.keys)
-        if line.node == offer.delivery.dest:
-            self._defer(now, left, f"{line.node} took it and has not answered")
-            return []
-        if not left:
-            return []
-        record = Entrust(tuple(pending.envelope.key for pending in left), line.node)
-        done = partial(self._entrusted, offer.delivery.dest, line.node, left)
-        return [self._desk.commit([record], done, partial(self._not_entrusted, left))]
-
-    def _entrusted(
-        self, dest: str, custodian: str, pendings: Sequence[Pending], now: Instant, _results: Sequence[Result]
-    ) -> list[Effect]:
-        for pending in pendings:
-            self._desk.own[dest].release(pending)
-        custody = self._custody[dest]
-        custody.custodians.add(custodian)
-        if custody.due is None:
-            custody.due = now.mono + self._pause(custody.attempts)
-        return self.review(dest) + self._desk.pump(now, dest)
-
-    def _not_entrusted(self, pendings: Sequence[Pending], now: Instant, error: SendError) -> list[Effect]:
-        self._defer(now, pendings, error.message)
-        return []
-
-    def _defer(self, now: Instant, pendings: Sequence[Pending], reason: str) -> None:
-        random = self._desk.random()  # one for all, so that they come back in their order
-        for pending in pendings:
-            self._desk.own[pending.envelope.dest].deferred(pending.envelope.key, now.mono, random, reason)
-
-    def review(self, dest: str) -> list[Effect]:
-        """The ways have changed: what is with a custodian that has lost the way to `dest` goes another, if there is."""
-        routes = self._desk.routes
-        route = routes.route(dest)
-        if route is None or not route.reaches:
-            return []
-        return self._reclaim(dest, {c for c in self._custody[dest].custodians if not routes.reaches(c, dest)})
-
-    def direct(self, dest: str, line: Line) -> list[Effect]:
-        """A link to `dest` has come up: offer it what has no receipt, and ask about what may have come further."""
-        self._desk.own[dest].hurry()
-        self._custody[dest].attempts = 0
-        effects = self._reclaim(dest, self._custody[dest].custodians)
-        survey = self._desk.commit([Survey(dest, SURVEYED)], partial(self._surveyed, line), lambda _now, _error: [])
-        return [*effects, survey]
-
-    def unlinked(self, custodian: str) -> None:
-        """The link to a neighbour is lost, and with it what it would have passed on."""
-        for custody in self._custody.values():
-            custody.missed |= custody.custodians & {custodian}
-
-    def reaches(self, custodian: str) -> list[Effect]:
-        """A neighbour has said whom it is linked to. What it may have delivered while we were away is offered again.
-
-        It no longer holds that, so it takes it anew, and the recipient answers it again.
-        """
-        effects: list[Effect] = []
-        for dest, custody in self._custody.items():
-            if custodian in custody.missed and self._desk.routes.reaches(custodian, dest):
-                custody.missed.discard(custodian)
-                effects += self._reclaim(dest, custody.custodians & {custodian})
-        return effects
-
-    def forgot(self, custodian: str) -> list[Effect]:
-        """A neighbour has come back with another store: it has nothing of ours."""
-        return [
-            effect
-            for dest, custody in self._custody.items()
-            for effect in self._reclaim(dest, custody.custodians & {custodian})
-        ]
+    def ask(self, dest: str, line: Line) -> list[Effect]:
+        """A link to `dest` has come up: ask about what may have come further (rule 7)."""
+        return [self._desk.commit([Survey(dest, SURVEYED)], partial(self._surveyed, line), lambda _now, _error: [])]
 
     def _surveyed(self, line: Line, _now: Instant, results: Sequence[Result]) -> list[Effect]:
         (result,) = results
@@ -358,46 +265,13 @@ class Origin:
         pages = [items[start : start + frames.BATCH_COUNT] for start in range(0, len(items), frames.BATCH_COUNT)]
         return [Transmit(line.number, frames.Query(items=page)) for page in pages]
 
-    def _reclaim(self, dest: str, custodians: Iterable[str]) -> list[Effect]:
-        custody = self._custody[dest]
-        wanted = tuple(sorted(custodians))
-        if not wanted:
-            return []
-        custody.custodians -= set(wanted)
-        if not custody.custodians:
-            custody.due = None
-        done, failed = partial(self._reclaimed, dest), partial(self._not_reclaimed, dest, wanted)
-        return [self._desk.commit([Reclaim(wanted, dest)], done, failed)]
-
-    def _reclaimed(self, dest: str, now: Instant, results: Sequence[Result]) -> list[Effect]:
-        (result,) = results
-        assert isinstance(result, Done)
-        if result.count:
-            self._desk.own[dest].rewind()
-        return self._desk.pump(now, dest)
-
-    def _not_reclaimed(self, dest: str, custodians: Sequence[str], now: Instant, _error: SendError) -> list[Effect]:
-        custody = self._custody[dest]
-        custody.custodians.update(custodians)
-        custody.due = now.mono + _RETRY_S
-        return []
-
-    def _pause(self, attempts: int) -> float:
-        ceiling = min(RECLAIM_CAP, RECLAIM_BASE * 2.0 ** min(attempts, 16))
-        return ceiling * (1 + self._desk.random()) / 2
-
     # ------------------------------------------------------------ time
 
     def deadline(self) -> float | None:
-        dues = [self._give_up_at, self._settle_at, *(custody.due for custody in self._custody.values())]
-        return min((due for due in dues if due is not None), default=None)
+        return min((due for due in (self._give_up_at, self._settle_at) if due is not None), default=None)
 
     def tick(self, now: Instant) -> list[Effect]:
         effects: list[Effect] = []
-        for dest, custody in self._custody.items():
-            if custody.due is not None and custody.due <= now.mono:
-                custody.attempts += 1
-                effects += self._reclaim(dest, custody.custodians)
         if self._settle_at is not None and self._settle_at <= now.mono:
             records, self._unsettled, self._settle_at = self._unsettled, [], None
             effects.append(self._settle(records, [None] * len(records)))

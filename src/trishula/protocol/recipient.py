@@ -17,6 +17,7 @@ from functools import partial
 
 from trishula.protocol import frames
 from trishula.protocol.clock import Instant
+from trishula.protocol.custody import Custody
 from trishula.protocol.delivery import Pending
 from trishula.protocol.desk import Desk
 from trishula.protocol.effects import Answered, Arrived, Disconnect, Effect, Handled, Transmit, Warn
@@ -48,9 +49,10 @@ class _Taken:
 class Recipient:
     """What this node owes to those who write to its agents."""
 
-    def __init__(self, desk: Desk, origin: Origin, relay: Relay) -> None:
+    def __init__(self, desk: Desk, origin: Origin, custody: Custody, relay: Relay) -> None:
         self._desk = desk
         self._origin = origin
+        self._custody = custody
         self._relay = relay
         self._unread: Counter[str] = Counter()
 
@@ -191,7 +193,7 @@ class Recipient:
             window.deferred(Key(item.sender, item.id, item.to), now.mono, random, item.reason)
         offer = taken.line.offers.pop(taken.seq)
         taken.line.unacked -= offer.size
-        return effects + self._origin.acked(now, taken.line, offer) + self._desk.pump_line(now, taken.line)
+        return effects + self._custody.acked(now, taken.line, offer) + self._desk.pump_line(now, taken.line)
 
     # ------------------------------------------------------------ answers
 
