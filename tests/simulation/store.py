@@ -120,8 +120,8 @@ class Disk:
     def set_progress(self, progress: Progress) -> None:
         self.sent[progress.key] = replace(progress, custodian="")
 
-    def overdue(self, before: int, limit: int) -> Sequence[Progress]:
-        overdue = [row for row in self._open() if row.expires_at < before]
+    def overdue(self, before: int, limit: int, dest: str | None = None) -> Sequence[Progress]:
+        overdue = [row for row in self._open() if row.expires_at < before and dest in (None, row.dest)]
         return sorted(overdue, key=lambda row: row.expires_at)[:limit]
 
     def orphaned(self, nodes: Collection[str], limit: int) -> Sequence[Progress]:
@@ -198,9 +198,10 @@ class Disk:
         self.held[record.envelope.key] = Custody(seq, record.envelope, record.seal, record.digest)
         return Held(seq, len(record.envelope.payload) - (len(former.envelope.payload) if former else 0))
 
-    def drop(self, seqs: Collection[int]) -> None:
-        for key in [key for key, row in self.held.items() if row.seq in seqs]:
-            del self.held[key]
+    def drop(self, key: Key, digest: str) -> int:
+        if key not in self.held or self.held[key].digest != digest:
+            return 0
+        return len(self.held.pop(key).envelope.payload)
 
     def held_bytes(self) -> int:
         return sum(len(row.envelope.payload) for row in self.held.values())
@@ -224,7 +225,8 @@ class Disk:
             if not self.outgoing(sender, message_id):
                 del self.messages[sender, message_id]
         held = [row for row in self.held.values() if row.envelope.expires_at < before][:limit]
-        self.drop([row.seq for row in held])
+        for custody in held:
+            del self.held[custody.envelope.key]
         more = max(len(ended), len(sent), len(held)) >= limit
         return Pruned(more, sum(len(row.envelope.payload) for row in held))
 

@@ -145,8 +145,13 @@ class SqlRows:
             ),
         )
 
-    def overdue(self, before: int, limit: int) -> Sequence[Progress]:
-        return self._progresses("state = 'stored' AND expires_at < ? ORDER BY expires_at LIMIT ?", before, limit)
+    def overdue(self, before: int, limit: int, dest: str | None = None) -> Sequence[Progress]:
+        return self._progresses(
+            "state = 'stored' AND expires_at < ?1 AND (?2 IS NULL OR dest = ?2) ORDER BY expires_at LIMIT ?3",
+            before,
+            dest,
+            limit,
+        )
 
     def orphaned(self, nodes: Collection[str], limit: int) -> Sequence[Progress]:
         return self._progresses(
@@ -257,8 +262,12 @@ class SqlRows:
         assert cursor.lastrowid is not None
         return Held(cursor.lastrowid, len(envelope.payload) - (former[0] if former else 0))
 
-    def drop(self, seqs: Collection[int]) -> None:
-        self._db.executemany("DELETE FROM held WHERE seq = ?", [(seq,) for seq in seqs])
+    def drop(self, key: Key, digest: str) -> int:
+        found = self._db.execute(
+            "DELETE FROM held WHERE sender = ? AND id = ? AND recipient = ? AND digest = ? RETURNING length(payload)",
+            (*key, digest),
+        ).fetchall()
+        return sum(size for (size,) in found)
 
     def held_bytes(self) -> int:
         return int(self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM held").fetchone()[0])
@@ -287,7 +296,7 @@ class SqlRows:
         held = db.execute(
             "SELECT seq, length(payload) FROM held WHERE expires_at < ? LIMIT ?", (before, limit)
         ).fetchall()
-        self.drop([seq for seq, _ in held])
+        db.executemany("DELETE FROM held WHERE seq = ?", [(seq,) for seq, _ in held])
         return Pruned(max(len(entries), len(sent), len(held)) >= limit, sum(size for _, size in held))
 
     def _progresses(self, where: str, *values: object) -> Sequence[Progress]:
