@@ -142,7 +142,7 @@ class Engine:
             effects += self._origin.forgot(node)
         self._incarnations[node] = peer.incarnation
         self._desk.held[node].hurry()
-        effects += self._origin.direct(node, line)
+        effects += self._origin.direct(now, node, line)
         effects += self._announce()
         effects.append(Transmit(link, self._said))
         return effects + self._rerouted(now)

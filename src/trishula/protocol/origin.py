@@ -73,8 +73,8 @@ class Origin:
         self._coming: Counter[str] = Counter()
         self._next_expiry: int | None = None
         """When the next envelope expires, in ms since 1970."""
-        self._unsettled: list[Settle] = []
-        """What could not be committed and nobody will say again unasked, and when to try anew (monotonic)."""
+        self._unsettled: list[tuple[Settle, Pending | None]] = []
+        """Receipts that could not be committed, and when to try anew (monotonic)."""
         self._settle_at: float | None = None
         self._give_up_at: float | None = None
         """When to give up on what has expired, on the monotonic clock; None while that is being done."""
@@ -256,13 +256,11 @@ class Origin:
     def _not_settled(
         self, records: Sequence[Settle], pendings: Sequence[Pending | None], now: Instant, _error: SendError
     ) -> list[Effect]:
-        """What is offered again is answered again; a `read`, or the correction of an `unconfirmed`, is not."""
+        """The word was heard: it is not asked for again, but kept until there is room for it."""
         for record, pending in zip(records, pendings, strict=True):
-            if pending is not None:
-                self._desk.own[pending.envelope.dest].unsettled(pending, now.mono, self._desk.random())
-            elif len(self._unsettled) < SURVEYED:
-                self._unsettled.append(record)
-                self._settle_at = now.mono + _RETRY_S
+            if pending is not None or len(self._unsettled) < SURVEYED:
+                self._unsettled.append((record, pending))
+        self._settle_at = now.mono + _RETRY_S
         return []
 
     def _closed(self, was: State | None, sender: str) -> None:
@@ -313,13 +311,13 @@ class Origin:
             return []
         return self._reclaim(dest, {c for c in self._custody[dest].custodians if not routes.reaches(c, dest)})
 
-    def direct(self, dest: str, line: Line) -> list[Effect]:
+    def direct(self, now: Instant, dest: str, line: Line) -> list[Effect]:
         """A link to `dest` has come up: offer it what has no receipt, and ask about what may have come further."""
         self._desk.own[dest].hurry()
         self._custody[dest].attempts = 0
         effects = self._reclaim(dest, self._custody[dest].custodians)
-        survey = self._desk.commit([Survey(dest, SURVEYED)], partial(self._surveyed, line), lambda _now, _error: [])
-        return [*effects, survey]
+        record = Survey(dest, SURVEYED, now.wall)
+        return [*effects, self._desk.commit([record], partial(self._surveyed, line), lambda _now, _error: [])]
 
     def forgot(self, custodian: str) -> list[Effect]:
         """A neighbour has come back with another store: it has nothing of ours."""
@@ -382,8 +380,8 @@ class Origin:
                 custody.attempts += 1
                 effects += self._reclaim(dest, custody.custodians)
         if self._settle_at is not None and self._settle_at <= now.mono:
-            records, self._unsettled, self._settle_at = self._unsettled, [], None
-            effects.append(self._settle(records, [None] * len(records)))
+            again, self._unsettled, self._settle_at = self._unsettled, [], None
+            effects.append(self._settle([record for record, _ in again], [pending for _, pending in again]))
         if self._give_up_at is not None and self._give_up_at <= now.mono:
             effects += self._give_up(now)
         return effects
