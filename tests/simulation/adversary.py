@@ -108,6 +108,7 @@ class Adversary:
         field = random.choice(list(changes))
         if getattr(items[place], field) == changes[field]:
             return [(end, frames.encode(frame))]
+        self._silenced.append(end)
         forged = [*items[:place], msgspec.structs.replace(items[place], **{field: changes[field]}), *items[place + 1 :]]
         return [(end, frames.encode(self._with(frame, forged)))]
 

@@ -120,8 +120,8 @@ class Disk:
     def set_progress(self, progress: Progress) -> None:
         self.sent[progress.key] = replace(progress, custodian="")
 
-    def overdue(self, before: int, limit: int) -> Sequence[Progress]:
-        overdue = [row for row in self._open() if row.expires_at < before]
+    def overdue(self, before: int, limit: int, dest: str | None = None) -> Sequence[Progress]:
+        overdue = [row for row in self._open() if row.expires_at < before and dest in (None, row.dest)]
         return sorted(overdue, key=lambda row: (row.expires_at, row.seq))[:limit]
 
     def orphaned(self, nodes: Collection[str], limit: int) -> Sequence[Progress]:
@@ -198,9 +198,10 @@ class Disk:
         self.held[record.envelope.key] = Custody(seq, record.envelope, record.seal, record.digest)
         return Held(seq, len(record.envelope.payload) - (len(former.envelope.payload) if former else 0))
 
-    def drop(self, seqs: Collection[int]) -> None:
-        for key in [key for key, row in self.held.items() if row.seq in seqs]:
-            del self.held[key]
+    def drop(self, key: Key, digest: str) -> int:
+        if key not in self.held or self.held[key].digest != digest:
+            return 0
+        return len(self.held.pop(key).envelope.payload)
 
     def held_bytes(self) -> Mapping[str, int]:
         held: Counter[str] = Counter()
@@ -209,17 +210,16 @@ class Disk:
         return held
 
     def prune(self, before: int, limit: int) -> Pruned:
-        ended = [
-            entry
-            for entries in self.ledger.values()
-            for entry in entries
-            if entry.expires_at < before and (entry.outcome is not State.DELIVERED or entry.key.to == PROBE)
-        ]
+        ended = [entry for entries in self.ledger.values() for entry in entries if self._has_ended(entry, before)]
         ended = sorted(ended, key=lambda entry: entry.expires_at)[:limit]
         for entry in ended:
-            left = tuple(other for other in self.ledger.pop(entry.key) if other is not entry)
-            if left:
-                self.ledger[entry.key] = left
+            kept = tuple(other for other in self.ledger[entry.key] if other is not entry)
+            if kept:
+                self.ledger[entry.key] = kept
+            else:
+                del self.ledger[entry.key]
+            if entry.outcome is not State.REFUSED:
+                self.inbox.pop(entry.key, None)
             self.numbers["forgotten"] = max(self.numbers["forgotten"], entry.expires_at)
         sent = [row for row in self.sent.values() if row.state is not State.STORED and row.expires_at < before][:limit]
         for row in sent:
@@ -229,7 +229,8 @@ class Disk:
                 del self.messages[sender, message_id]
         held = [row for row in self.held.values() if row.envelope.expires_at < before]
         held = sorted(held, key=lambda row: (row.envelope.expires_at, row.seq))[:limit]
-        self.drop([row.seq for row in held])
+        for custody in held:
+            del self.held[custody.envelope.key]
         more = max(len(ended), len(sent), len(held)) >= limit
         return Pruned(more, tuple((row.envelope.dest, len(row.envelope.payload)) for row in held))
 

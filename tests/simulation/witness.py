@@ -386,7 +386,12 @@ class Witness:
     def _unrest(self, process: NodeProcess) -> Iterator[str]:
         host = process.host
         for window in process.engine._windows():
-            doomed = [key for key in window._known if self._is_doomed(host, key)]
+            linked = process.engine._routes.line_to(window.dest) is not None
+            doomed = [
+                key
+                for key, pending in window._known.items()
+                if self._is_doomed(host, key) or (not linked and pending.envelope.expires_at < self.now())
+            ]
             if len(doomed) != len(window._known):
                 yield f"{host.name} holds {window.backlog} envelopes for {window.dest} in memory"
             elif not window._known and (window._bytes or window._out or window._waiting):

@@ -150,6 +150,7 @@ def test_what_was_pruned_is_never_taken_again_even_by_a_clock_that_fell_back() -
     got(bench, "m1")
     bench.take(bench.engine.done(bench.now, None, "agni", "m1"))
     bench.commit_all()
+    bench.disk.unfiled.clear()
     bench.sleep(WEEK / 1000 + OVER + EVERY + 1)
     bench.commit_all()
     assert bench.disk.ledger == {}

@@ -87,6 +87,7 @@ def adopt(draw: st.DrawFn) -> records.Record:
 
 
 keys = st.builds(Key, here, ids, away)
+digests = st.builds(lambda *fields: message(*fields).digest, away, ids, bodies)
 record = st.one_of(
     originate(),
     originate(),
@@ -100,10 +101,10 @@ record = st.one_of(
     st.builds(records.GiveUp, times, st.sampled_from([(), ("mac", "agni")]), times, st.integers(1, 3)),
     st.builds(records.Entrust, st.tuples(keys, keys), away),
     st.builds(records.Reclaim, st.sampled_from([(), ("agni",)]), st.sampled_from([None, "agni", "rushabdev"])),
-    st.builds(records.Drop, st.tuples(st.integers(1, 4))),
+    st.builds(records.Drop, st.tuples(st.tuples(st.builds(Key, away, ids, st.just("rushabdev")), digests))),
     st.builds(records.Read, here, ids, st.sampled_from([None, "agni"]), times),
-    st.builds(records.Recall, st.tuples(st.tuples(st.builds(Key, away, ids, here), st.just("ab" * 32)))),
-    st.builds(records.Survey, away, st.integers(1, 3)),
+    st.builds(records.Recall, st.tuples(st.tuples(st.builds(Key, away, ids, here), digests))),
+    st.builds(records.Survey, away, st.integers(1, 3), times),
     st.builds(records.Prune, times, st.just(1000)),
 )
 loads = st.builds(
@@ -117,9 +118,11 @@ loads = st.builds(
 )
 
 
-def projected(db: sqlite3.Connection) -> None:
+def projected(db: sqlite3.Connection, disk: Disk) -> None:
     """All files are written: only then may what they hold be forgotten."""
+    disk.unfiled.clear()
     db.execute("UPDATE messages SET projected = 1")
+    db.execute("UPDATE ledger SET projected = 1 WHERE projected = 0")
     db.execute("UPDATE outgoing SET notice = 0")
 
 
@@ -133,7 +136,7 @@ def test_whatever_is_committed_sqlite_and_memory_say_the_same(story: list[record
         db = connect(path)
         db.execute("PRAGMA synchronous = OFF")
         for item in story:
-            projected(db)
+            projected(db, disk)
             if isinstance(item, Load):
                 assert queries.pending(db, NODE, item) == disk.pending(item)
             else:

@@ -152,8 +152,13 @@ class SqlRows:
             ),
         )
 
-    def overdue(self, before: int, limit: int) -> Sequence[Progress]:
-        return self._progresses("state = 'stored' AND expires_at < ? ORDER BY expires_at, seq LIMIT ?", before, limit)
+    def overdue(self, before: int, limit: int, dest: str | None = None) -> Sequence[Progress]:
+        return self._progresses(
+            "state = 'stored' AND expires_at < ?1 AND (?2 IS NULL OR dest = ?2) ORDER BY expires_at, seq LIMIT ?3",
+            before,
+            dest,
+            limit,
+        )
 
     def orphaned(self, nodes: Collection[str], limit: int) -> Sequence[Progress]:
         return self._progresses(
@@ -267,8 +272,12 @@ class SqlRows:
         assert cursor.lastrowid is not None
         return Held(cursor.lastrowid, len(envelope.payload) - (former[0] if former else 0))
 
-    def drop(self, seqs: Collection[int]) -> None:
-        self._db.executemany("DELETE FROM held WHERE seq = ?", [(seq,) for seq in seqs])
+    def drop(self, key: Key, digest: str) -> int:
+        found = self._db.execute(
+            "DELETE FROM held WHERE sender = ? AND id = ? AND recipient = ? AND digest = ? RETURNING length(payload)",
+            (*key, digest),
+        ).fetchall()
+        return sum(size for (size,) in found)
 
     def held_bytes(self) -> Mapping[str, int]:
         return dict(self._db.execute("SELECT dest, sum(length(payload)) FROM held GROUP BY dest").fetchall())
@@ -276,7 +285,8 @@ class SqlRows:
     def prune(self, before: int, limit: int) -> Pruned:
         db = self._db
         entries = db.execute(
-            f"SELECT cursor, expires_at FROM ledger WHERE {_ENDED} AND expires_at < ? ORDER BY expires_at LIMIT ?",
+            f"SELECT cursor, expires_at FROM ledger WHERE {_ENDED} AND projected <> 0 AND expires_at < ?"
+            " ORDER BY expires_at, cursor LIMIT ?",
             (before, limit),
         ).fetchall()
         if entries:
@@ -298,7 +308,7 @@ class SqlRows:
             "SELECT seq, dest, length(payload) FROM held WHERE expires_at < ? ORDER BY expires_at, seq LIMIT ?",
             (before, limit),
         ).fetchall()
-        self.drop([seq for seq, _, _ in held])
+        db.executemany("DELETE FROM held WHERE seq = ?", [(seq,) for seq, _, _ in held])
         more = max(len(entries), len(sent), len(held)) >= limit
         return Pruned(more, tuple((dest, size) for _, dest, size in held))
 

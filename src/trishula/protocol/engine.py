@@ -146,7 +146,7 @@ class Engine:
         self._incarnations[node] = peer.incarnation
         self._desk.held[node].hurry()
         effects += self._custody.direct(node)
-        effects += self._origin.ask(node, line)
+        effects += self._origin.ask(now, node, line)
         effects += self._announce() or [Transmit(link, self._said)]
         return effects + self._rerouted(now)
 

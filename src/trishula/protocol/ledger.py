@@ -18,6 +18,7 @@ from trishula.protocol.records import (
     Declined,
     Done,
     Drop,
+    Dropped,
     Ended,
     Entrust,
     Entry,
@@ -56,9 +57,8 @@ def apply(rows: Rows, record: Record) -> Result:  # noqa: C901, PLR0911, PLR0912
             return _settle(rows, record)
         case Hold():
             return rows.hold(record)
-        case Drop(seqs):
-            rows.drop(seqs)
-            return Done(len(seqs))
+        case Drop(answered):
+            return Dropped(sum(rows.drop(key, digest) for key, digest in answered))
         case Entrust(keys, custodian):
             for key in keys:
                 rows.entrust(key, custodian)
@@ -70,8 +70,8 @@ def apply(rows: Rows, record: Record) -> Result:  # noqa: C901, PLR0911, PLR0912
         case Recall(asked):
             entries = (entry for key, digest in asked for entry in rows.entries(key) if entry.digest == digest)
             return Found(tuple(entries))
-        case Survey(dest, limit):
-            return Surveyed(tuple(rows.newest(dest, limit)))
+        case Survey(dest, limit, before):
+            return Surveyed((*rows.overdue(before, limit, dest), *rows.newest(dest, limit)))
         case GiveUp():
             return _give_up(rows, record)
         case Prune(before, limit):

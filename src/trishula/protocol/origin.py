@@ -54,8 +54,8 @@ class Origin:
         self._coming: Counter[tuple[str, str]] = Counter()
         self._next_expiry: int | None = None
         """When the next envelope expires, in ms since 1970."""
-        self._unsettled: list[Settle] = []
-        """What could not be committed and nobody will say again unasked, and when to try anew (monotonic)."""
+        self._unsettled: list[tuple[Settle, Pending | None]] = []
+        """Receipts that could not be committed, and when to try anew (monotonic)."""
         self._settle_at: float | None = None
         self._give_up_at: float | None = None
         """When to give up on what has expired, on the monotonic clock; None while that is being done."""
@@ -237,21 +237,20 @@ class Origin:
     def _not_settled(
         self, records: Sequence[Settle], pendings: Sequence[Pending | None], now: Instant, _error: SendError
     ) -> list[Effect]:
-        """What is offered again is answered again; a `read`, or the correction of an `unconfirmed`, is not."""
+        """The word was heard: it is not asked for again, but kept until there is room for it."""
         for record, pending in zip(records, pendings, strict=True):
-            if pending is not None:
-                self._desk.own[pending.envelope.dest].unsettled(pending, now.mono, self._desk.random())
-            elif len(self._unsettled) < SURVEYED:
-                self._unsettled.append(record)
-                self._settle_at = now.mono + _RETRY_S
+            if pending is not None or len(self._unsettled) < SURVEYED:
+                self._unsettled.append((record, pending))
+        self._settle_at = now.mono + _RETRY_S
         return []
 
     def _closed(self, progress: Progress) -> None:
         self._open -= Counter([(progress.key.sender, progress.dest)])
 
-    def ask(self, dest: str, line: Line) -> list[Effect]:
+    def ask(self, now: Instant, dest: str, line: Line) -> list[Effect]:
         """A link to `dest` has come up: ask about what may have come further (rule 7)."""
-        return [self._desk.commit([Survey(dest, SURVEYED)], partial(self._surveyed, line), lambda _now, _error: [])]
+        record = Survey(dest, SURVEYED, now.wall)
+        return [self._desk.commit([record], partial(self._surveyed, line), lambda _now, _error: [])]
 
     def _surveyed(self, line: Line, _now: Instant, results: Sequence[Result]) -> list[Effect]:
         (result,) = results
@@ -273,8 +272,8 @@ class Origin:
     def tick(self, now: Instant) -> list[Effect]:
         effects: list[Effect] = []
         if self._settle_at is not None and self._settle_at <= now.mono:
-            records, self._unsettled, self._settle_at = self._unsettled, [], None
-            effects.append(self._settle(records, [None] * len(records)))
+            again, self._unsettled, self._settle_at = self._unsettled, [], None
+            effects.append(self._settle([record for record, _ in again], [pending for _, pending in again]))
         if self._give_up_at is not None and self._give_up_at <= now.mono:
             effects += self._give_up(now)
         return effects

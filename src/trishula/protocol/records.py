@@ -118,9 +118,9 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Custody ends: the recipient's node has answered these (by their number in custody)."""
+    """Custody ends: the recipient's node has answered these, each with the digest that it answered."""
 
-    seqs: tuple[int, ...]
+    answered: tuple[tuple[Key, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +142,14 @@ class Recall:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Our newest envelopes for `dest` that may have come further than we know."""
+    """Our newest envelopes for `dest` that may have come further than we know.
+
+    Those that are unanswered and expired before `before` are among them: they are not offered any more.
+    """
 
     dest: str
     limit: int
+    before: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,8 +244,8 @@ class Rows(Protocol):
 
     def set_progress(self, progress: Progress) -> None: ...
 
-    def overdue(self, before: int, limit: int) -> Sequence[Progress]:
-        """Unanswered rows that expired before `before`, the oldest first."""
+    def overdue(self, before: int, limit: int, dest: str | None = None) -> Sequence[Progress]:
+        """Unanswered rows, or those for `dest`, that expired before `before`, the oldest first."""
 
     def orphaned(self, nodes: Collection[str], limit: int) -> Sequence[Progress]:
         """Unanswered rows for none of `nodes`."""
@@ -284,7 +288,8 @@ class Rows(Protocol):
     def hold(self, record: Hold) -> Held:
         """Keep it in place of what was under its key."""
 
-    def drop(self, seqs: Collection[int]) -> None: ...
+    def drop(self, key: Key, digest: str) -> int:
+        """Let it go, whenever it was taken. By how many bytes there are less."""
 
     def held_bytes(self) -> Mapping[str, int]:
         """Bytes of payload by destination."""
@@ -363,6 +368,13 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """So many bytes went out of custody."""
+
+    held_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pruned:
     """`more` where the limit left some. `held`: destination and size of what went out of custody."""
 
@@ -390,4 +402,18 @@ class Done:
     count: int = 0
 
 
-Result = Begun | Originated | Conflict | Answer | Declined | Settled | Ended | Held | Pruned | Found | Surveyed | Done
+Result = (
+    Begun
+    | Originated
+    | Conflict
+    | Answer
+    | Declined
+    | Settled
+    | Ended
+    | Held
+    | Dropped
+    | Pruned
+    | Found
+    | Surveyed
+    | Done
+)

@@ -21,7 +21,7 @@ from trishula.protocol.effects import Effect, Transmit
 from trishula.protocol.envelope import Envelope
 from trishula.protocol.errors import SendError
 from trishula.protocol.message import digest_of
-from trishula.protocol.records import Drop, Held, Hold, Result, Seal
+from trishula.protocol.records import Drop, Dropped, Held, Hold, Result, Seal
 from trishula.protocol.routes import Line, Offer
 from trishula.protocol.trust import DeferError
 
@@ -91,8 +91,8 @@ class Relay:
             elif pending is not None:
                 window.unsettled(pending, now.mono, self._desk.random())
         if answered:
-            record = Drop(tuple(pending.seq for pending in answered))
-            done, failed = partial(self._dropped, answered), partial(self._not_dropped, answered)
+            record = Drop(tuple((item.envelope.key, digest_of(item.envelope.payload)) for item in answered))
+            done, failed = partial(self._dropped, line.node, answered), partial(self._not_dropped, answered)
             effects.append(self._desk.commit([record], done, failed))
         for origin, receipts in onward.items():
             way = self._desk.routes.line_to(origin)
@@ -108,11 +108,13 @@ class Relay:
             offer.delivery.deferred(pending.envelope.key, now.mono, random, reason)
         return []
 
-    def _dropped(self, pendings: Sequence[Pending], now: Instant, _results: Sequence[Result]) -> list[Effect]:
+    def _dropped(self, dest: str, pendings: Sequence[Pending], now: Instant, results: Sequence[Result]) -> list[Effect]:
+        (result,) = results
+        assert isinstance(result, Dropped)
+        self._bytes[dest] -= result.held_bytes
         for pending in pendings:
-            self._bytes[pending.envelope.dest] -= len(pending.envelope.payload)
-            self._desk.held[pending.envelope.dest].release(pending)
-        line = self._desk.routes.line_to(pendings[0].envelope.dest)
+            self._desk.held[dest].release(pending)
+        line = self._desk.routes.line_to(dest)
         return [] if line is None else self._desk.pump_line(now, line)
 
     def _not_dropped(self, pendings: Sequence[Pending], now: Instant, _error: SendError) -> list[Effect]:
