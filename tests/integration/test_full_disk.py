@@ -120,3 +120,20 @@ def test_a_node_without_mail_finds_the_room_by_itself(tmp_path: Path) -> None:
 
     with Sandbox(tmp_path, {"agni": ["agni", "dhyana"]}) as mesh, small_disk(mesh, "agni") as folder:
         asyncio.run(story(mesh, folder))
+
+
+@pytest.mark.xfail(reason="a line for every commit that fails", raises=AssertionError)
+def test_a_full_disk_is_no_flood_in_the_journal(tmp_path: Path) -> None:
+    async def story(mesh: Sandbox, folder: Path) -> None:
+        mesh.start()
+        await mesh.up()
+        ballast = fill(folder)
+        async with mesh.client("agni") as agni:
+            for _ in range(100):
+                with pytest.raises(SendError):
+                    await send_for_ever(agni)
+        ballast.unlink()
+        assert mesh.places["agni"].log.read_text().count("\n") <= 60
+
+    with Sandbox(tmp_path, {"agni": ["agni", "dhyana"]}) as mesh, small_disk(mesh, "agni") as folder:
+        asyncio.run(story(mesh, folder))
