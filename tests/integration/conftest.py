@@ -1,4 +1,11 @@
-"""Real nodes as processes, for all integration tests."""
+"""Real nodes as processes, for all integration tests.
+
+    network          proxies between nodes: cut, slow, refusing, resetting
+    correspondence   agents who write to each other, and what must be true of their mail in the end
+
+A small disk is a tmpfs, which wants root, or sudo without a password: without, that test is skipped by name, and a
+failure where CI=true.
+"""
 
 from __future__ import annotations
 

@@ -195,10 +195,12 @@ class Correspondence:
         """Nothing is there that was not sent, or that its sender was told is not stored."""
         sent_to = {(sent.sender, sent.id, to): sent for sent in self.sent for to in sent.to}
         for agent, messages in inboxes.items():
-            for sender, message_id in messages:
+            for (sender, message_id), payloads in messages.items():
                 sent = sent_to.get((sender, message_id, agent))
                 if sent is None:
                     yield f"{message_id} from {sender} to {agent}: nobody sent it"
+                elif sent.receipt is None and len(payloads) > 1:
+                    yield f"{message_id} to {agent}: {len(payloads)} files"
                 elif sent.error is not None:
                     yield f"{message_id} to {agent}: there, though its sender was told {sent.error}"
 

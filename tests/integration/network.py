@@ -83,35 +83,39 @@ class Proxy:
         task.add_done_callback(self._serving.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refusing:
+            self.refused += 1
+            _reset(writer)
+            return
         writers = [writer]
-        blown = True
+        passage = _Passage(self)
         try:
-            if self.refusing:
-                self.refused += 1
-                return
             await self.flowing.wait()
-            self.connections += 1
             from_target, to_target = await _connect(self._target)
             writers.append(to_target)
-            passage = _Passage(self, self._fuse() if self._fuse is not None else None)
+            self.connections += 1
             self._passages.add(passage)
+            passage.left = self._fuse() if self._fuse is not None else None
             await passage.carry((reader, to_target), (from_target, writer))
-            self._passages.discard(passage)
-            blown = passage.left == 0
-            self.resets += blown
+            self.resets += passage.blown
         except OSError:
-            pass
+            passage.left = 0  # nobody listens there
         finally:
+            self._passages.discard(passage)
             for each in writers:
-                _reset(each) if blown else each.close()
+                _reset(each) if passage.blown else each.close()
 
 
 class _Passage:
     """One connection, for as long as both of its sides live. `left` is what it may still carry."""
 
-    def __init__(self, proxy: Proxy, left: int | None) -> None:
-        self.left = left
+    def __init__(self, proxy: Proxy) -> None:
+        self.left: int | None = None
         self._proxy = proxy
+
+    @property
+    def blown(self) -> bool:
+        return self.left == 0
 
     async def carry(self, *ways: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
         pumps = [asyncio.create_task(self._pump(*way)) for way in ways]

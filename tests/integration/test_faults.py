@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,9 @@ SLOW = 1_000_000
 async def running(
     directory: Path, homes: dict[str, list[str]] | None = None, network: Network | None = None
 ) -> AsyncIterator[Sandbox]:
-    """A mesh that is up and linked, over `network`; in the end no node has met a bug."""
-    network = network or Network()
-    with Sandbox(directory, homes or STANDARD, via=network.via) as mesh:
-        async with network:
+    """A mesh that is up and linked, over `network` if there is one; in the end no node has met a bug."""
+    with Sandbox(directory, homes or STANDARD, via=network.via if network else None) as mesh:
+        async with network or nullcontext():
             mesh.start()
             await mesh.linked()
             yield mesh
@@ -152,7 +152,7 @@ def test_mail_arrives_once_over_connections_that_are_reset_at_any_byte(tmp_path:
             for proxy in network.proxies:
                 # From within the TLS handshake to a few dozen frames.
                 proxy.reset_after(lambda: int(10 ** chance.uniform(2.5, 5)))
-            await until(lambda: sum(proxy.resets for proxy in network.proxies) >= 30, "it was reset often", seconds=60)
+            await until(lambda: sum(proxy.resets for proxy in network.proxies) >= 25, "it was reset often", seconds=60)
             for proxy in network.proxies:
                 proxy.heal()
             await mesh.linked()
@@ -171,11 +171,13 @@ def test_a_large_message_on_a_slow_link_is_no_silence_while_small_ones_come_the_
             watches = [Watch(place) for place in mesh.places.values()]
             wire = network.between("mac", "agni")
             wire.rate = SLOW
-            sending = asyncio.create_task(small_mail(mail, "agni", "mac"))
+            enough = asyncio.Event()
+            sending = asyncio.create_task(small_mail(mail, "agni", "mac", enough))
             large = await mail.send("mac", ["agni"], "large", body="x" * (MEGABYTE - 200))
             assert large.receipt is not None
             await large.receipt.delivered(timeout=120)
-            sending.cancel()
+            enough.set()
+            await sending
             await all_is_well(mail, at_least=20)
             assert wire.connections == 1
             assert not any("down" in watch.text for watch in watches)
@@ -183,8 +185,8 @@ def test_a_large_message_on_a_slow_link_is_no_silence_while_small_ones_come_the_
     asyncio.run(story())
 
 
-async def small_mail(mail: Correspondence, sender: str, to: str) -> None:
-    for number in range(10_000):
+async def small_mail(mail: Correspondence, sender: str, to: str, enough: asyncio.Event) -> None:
+    for number in itertools.takewhile(lambda _: not enough.is_set(), itertools.count()):
         await mail.send(sender, [to], f"small-{number}")
         await asyncio.sleep(0.05)
 
@@ -196,20 +198,18 @@ def test_a_busy_peer_is_not_taken_for_a_dead_one(tmp_path: Path, seed: int) -> N
     """Everybody floods everybody, with large messages in between: no link goes down."""
 
     async def flood(mail: Correspondence, sender: str, others: list[str], number: int) -> None:
-        for count in range(60):
-            size = MEGABYTE - 200 if count == 30 else 1000
+        for count in range(50):
+            size = MEGABYTE - 200 if count == 25 and number % 2 else 1000
             await mail.send(sender, others, f"{sender}-flood-{number}-{count}", body="x" * size)
 
     async def story() -> None:
-        network = Network()
-        async with running(tmp_path, network=network) as mesh, Correspondence(mesh, seed, most_each=0) as mail:
+        async with running(tmp_path) as mesh, Correspondence(mesh, seed, most_each=0) as mail:
             watches = [Watch(place) for place in mesh.places.values()]
             async with asyncio.TaskGroup() as tasks:
                 for sender in STANDARD:
                     for number in range(8):
                         tasks.create_task(flood(mail, sender, sorted(STANDARD.keys() - {sender}), number))
-            await all_is_well(mail, at_least=2880)
+            await all_is_well(mail, at_least=2400)
             assert not any("down" in watch.text for watch in watches)
-            assert [proxy.connections for proxy in network.proxies] == [1, 1, 1]
 
     asyncio.run(story())

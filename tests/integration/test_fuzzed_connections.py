@@ -22,7 +22,7 @@ from trishula.protocol import agent_frames, frames
 from trishula.protocol.signing import receipt_mac
 from unit.fuzz import valid
 
-hypothesis = settings(max_examples=60, deadline=None, derandomize=True)
+hypothesis = settings(max_examples=40, deadline=None, derandomize=True)
 
 SPOKEN = [kind for kind in get_args(frames.PeerFrame) if kind not in (frames.Hello, frames.Welcome, frames.Bye)]
 """What leaves a greeted link open."""

@@ -98,7 +98,7 @@ class Adversary:
         if isinstance(frame, frames.Deliver):
             items: list[Any] = frame.envelopes
             changes["payload"] = msgspec.Raw(bytes(items[0].payload).replace(b"x", b"y", 1))
-            changes["expires_at"] = 2**50 + random.randrange(1000)
+            changes["expires_at"] = 2**47 + random.randrange(1000)
             changes["origin"] = changes["dest"] = random.choice(list(self._mesh.names))
         else:
             items = frame.receipts

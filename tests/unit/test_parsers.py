@@ -260,7 +260,7 @@ def test_an_odd_value_anywhere_in_a_configuration_is_good_or_named(folder: Path,
 
 
 @given(data=st.data())
-@settings(hypothesis, max_examples=300)
+@settings(hypothesis, max_examples=200)
 def test_a_configuration_that_was_changed_anywhere_is_good_or_all_its_mistakes(
     folder: Path, data: st.DataObject
 ) -> None:

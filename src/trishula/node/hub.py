@@ -13,7 +13,7 @@ from typing import Protocol
 from trishula.node import queries
 from trishula.node.config import Config
 from trishula.node.links import LinkWire
-from trishula.node.logs import Bounded
+from trishula.node.logs import Bounded, Sparing
 from trishula.node.store import Store
 from trishula.node.wire import now
 from trishula.protocol import effects, frames
@@ -101,6 +101,7 @@ class Hub:
         self._listeners: dict[str, set[Listener]] = defaultdict(set)
         self._last_link = LOOPBACK
         self._warnings = Bounded(log)
+        self._troubles = Sparing(log)
         self._timer: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()
 
@@ -171,7 +172,7 @@ class Hub:
         self._carry_out(self.engine.committed(now(), done))
 
     def _failed(self, batches: list[int], error: SendError) -> None:
-        log.error("nothing could be stored: %s", error)
+        self._troubles.warning("store", f"nothing could be stored: {error}")
         self._carry_out(self.engine.failed(now(), batches, error))
 
     def _load(self, effect: effects.Load) -> None:

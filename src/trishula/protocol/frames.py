@@ -33,7 +33,8 @@ AgentName = Annotated[str, Meta(pattern=rf"\A(?:{AGENT_PATTERN}|{PROBE.replace('
 MessageId = Annotated[str, Meta(pattern=rf"\A{ID_PATTERN}\Z")]
 KeyId = Annotated[str, Meta(pattern=rf"\A{KID_PATTERN}\Z")]
 Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-Millis = Annotated[int, Meta(ge=0, le=2**53)]
+Millis = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
+"""To the end of the year 9999, where the calendar of most libraries ends."""
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Note = Annotated[str, Meta(max_length=500)]
 
