@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import pytest
 
+import trishula
 from trishula.cli.sandbox import Sandbox, until
 
 TRISHULA = [sys.executable, "-u", "-m", "trishula.cli.main"]
@@ -166,62 +167,73 @@ def test_done_takes_several_and_says_which_it_did_not_find(mesh: Sandbox) -> Non
 
 def test_a_trace_follows_a_message_to_sender_recipient_and_relay_each_as_far_as_it_knows(mesh: Sandbox) -> None:
     message_id = send(mesh, "mac", "agni,rushabdev", "x", "--subject", "far")
+    operator = mesh.places["agni"].socket()
 
-    def traced(where: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(run("trace", message_id, "--json", "--socket", where).stdout)
-        return found
+    async def story() -> None:
+        async with (
+            mesh.client("mac") as mac,
+            mesh.client("agni") as agni,
+            mesh.client("dhyana") as stranger,
+            trishula.Client(operator) as node,
+        ):
 
-    operator = str(mesh.places["agni"].socket())
-    deadline = time.monotonic() + 20
-    while not traced(operator)["held"] or not traced(socket(mesh, "mac"))["sent"][1]["custodian"]:
-        assert time.monotonic() < deadline
-    to_agni, to_rushabdev = traced(socket(mesh, "mac"))["sent"]
-    assert (to_agni["state"], to_agni["route"], to_agni["subject"]) == ("delivered", "direct", "far")
-    assert to_agni["delivered_at"] >= to_agni["stored_at"]
-    assert (to_rushabdev["state"], to_rushabdev["custodian"]) == ("stored", "agni")
-    held, received = traced(operator)["held"][0], traced(operator)["received"][0]
-    assert (held["from"], held["to"], held["origin"], held["dest"]) == ("mac", "rushabdev", "mac", "rushabdev")
-    assert (received["from"], received["route"], received["state"]) == ("mac", "direct", "delivered")
-    assert received["file"] == f"inbox/{message_id}.json"
-    mine = traced(socket(mesh, "agni"))
-    assert (len(mine["received"]), mine["sent"], mine["held"]) == (1, [], [])
+            async def handed_on() -> bool:
+                sent = (await mac.trace(message_id))["sent"]
+                return sent[0]["state"] == "delivered" and sent[1]["custodian"] is not None
+
+            await until(handed_on, "agni has both")
+            to_agni, to_rushabdev = (await mac.trace(message_id))["sent"]
+            assert (to_agni["route"], to_agni["subject"], to_agni["dest"]) == ("direct", "far", "agni")
+            assert to_agni["delivered_at"] >= to_agni["stored_at"]
+            assert (to_rushabdev["state"], to_rushabdev["custodian"]) == ("stored", "agni")
+
+            async def filed() -> bool:
+                return (await agni.trace(message_id))["received"][0]["file"] == f"inbox/{message_id}.json"
+
+            await until(filed, "its file is written")
+            mine, all_of_it = await agni.trace(message_id), await node.trace(message_id)
+            assert (len(mine["received"]), mine["sent"], mine["held"]) == (1, [], [])
+            assert all_of_it["received"] == mine["received"]
+            assert (mine["received"][0]["from"], mine["received"][0]["route"]) == ("mac", "direct")
+            (held,) = all_of_it["held"]
+            assert (held["from"], held["to"], held["origin"], held["dest"]) == ("mac", "rushabdev", "mac", "rushabdev")
+            assert (held["place"], held["route_now"]) == ("queued", None)
+            with pytest.raises(trishula.RequestError, match="nothing is known here"):
+                await stranger.trace(message_id)
+
+    asyncio.run(story())
     people = run("trace", message_id, "--socket", socket(mesh, "mac")).stdout
     assert "waits      in custody of agni, which hands it on to rushabdev" in people
-    assert "waits      there is no way to rushabdev" in run("trace", message_id, "--socket", operator).stdout
-    stranger = run("trace", message_id, "--socket", socket(mesh, "dhyana"))
-    assert (stranger.returncode, stranger.stdout) == (1, "")
+    assert "waits      there is no way to rushabdev" in run("trace", message_id, "--socket", str(operator)).stdout
 
 
 def test_status_is_one_page_on_links_mail_and_agents_everywhere(mesh: Sandbox) -> None:
-    send(mesh, "mac", "rushabdev", "x")
-    send(mesh, "mac", "agni", "x", "--wait", "delivered")
+    send(mesh, "mac", "agni,rushabdev", "x")
 
-    def seen(agent: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(run("status", "--json", "--socket", socket(mesh, agent)).stdout)
-        return found
+    async def story() -> None:
+        async def told() -> bool:
+            peers = (await mesh.status("mac"))["peers"]
+            return peers["rushabdev"]["custody"].get("agni") and peers["agni"]["agents"]["agni"]["unread"]
 
-    deadline = time.monotonic() + 20
-    while not (
-        seen("mac")["peers"]["rushabdev"]["custody"].get("agni")
-        and seen("mac")["peers"]["agni"]["agents"]["agni"]["unread"]
-    ):
-        assert time.monotonic() < deadline
-    mac, agni = seen("mac"), seen("agni")
-    assert mac["clock"] == {"trusted": True}
-    assert 0 < mac["store"]["used"] <= mac["store"]["limit"]
-    away, near = mac["peers"]["rushabdev"], mac["peers"]["agni"]
-    assert (away["linked"], away["route"], away["agents"], away["storing"]) == (False, "relay:agni", {}, None)
-    assert away["backlog"] == away["custody"]["agni"] >= 1
-    assert (near["linked"], near["route"], near["storing"], near["backlog"]) == (True, "direct", True, 0)
-    assert near["agents"]["agni"]["oldest"] <= time.time() * 1000
-    assert near["rtt_ms"] >= 0
-    assert agni["peers"]["rushabdev"]["held"]["count"] == away["backlog"]
-    assert agni["store"]["held"]["bytes"] == agni["peers"]["rushabdev"]["held"]["bytes"] > 0
-    page = run("status", "--socket", socket(mesh, "mac")).stdout
-    assert "DOWN" in page
-    assert f"{away['backlog']} ({away['backlog']} with agni)" in page
-    assert "clock trusted" in page
-    assert max(map(len, page.splitlines())) <= 100
+        await until(told, "mac knows of both")
+        mac, agni = await mesh.status("mac"), await mesh.status("agni")
+        assert mac["clock"] == {"trusted": True}
+        assert 0 < mac["store"]["used"] <= mac["store"]["limit"]
+        away, near = mac["peers"]["rushabdev"], mac["peers"]["agni"]
+        assert (away["linked"], away["route"], away["agents"], away["storing"]) == (False, "relay:agni", {}, None)
+        assert away["backlog"] == away["custody"]["agni"] >= 1
+        assert (near["linked"], near["route"], near["storing"], near["backlog"]) == (True, "direct", True, 0)
+        assert near["agents"]["agni"]["oldest"] <= time.time() * 1000
+        assert near["rtt_ms"] >= 0
+        assert agni["peers"]["rushabdev"]["held"]["count"] == away["backlog"]
+        assert agni["store"]["held"]["bytes"] == agni["peers"]["rushabdev"]["held"]["bytes"] > 0
+        page = run("status", "--socket", socket(mesh, "mac")).stdout
+        assert "DOWN" in page
+        assert f"{away['backlog']} ({away['backlog']} with agni)" in page
+        assert "clock trusted" in page
+        assert max(map(len, page.splitlines())) <= 100
+
+    asyncio.run(story())
 
 
 # ---------------------------------------------------------------- --agent

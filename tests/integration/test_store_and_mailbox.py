@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from trishula.cli.sandbox import until
-from trishula.node import queries
+from trishula.node import files, queries
 from trishula.node.database import StoreError, connect
 from trishula.node.files import make_mailboxes
+from trishula.node.hub import Hub as NodeHub
+from trishula.node.inboxes import Inboxes
 from trishula.node.mailbox import Projector
 from trishula.node.store import Store
 from trishula.node.written import Written
@@ -434,6 +438,61 @@ def test_done_is_said_as_often_as_one_likes(tmp_path: Path) -> None:
         assert unknown == Found(())
 
     on_disk(tmp_path, receive)
+
+
+class Hub:
+    """Hears what the inboxes say is done."""
+
+    def __init__(self) -> None:
+        self.done_: list[tuple[str, str, str | None]] = []
+
+    def done(self, asker: None, agent: str, message_id: str, sender: str | None = None) -> None:
+        assert asker is None
+        self.done_.append((agent, message_id, sender))
+
+
+def test_only_what_was_written_and_is_gone_is_done_and_a_folder_that_can_not_be_listed_says_nothing(
+    tmp_path: Path,
+) -> None:
+    async def receive(disk: Disk) -> None:
+        hub = Hub()
+        inboxes = Inboxes(disk.mailboxes, ["mac"], disk.store, disk.projector, cast(NodeHub, hub))
+        await disk.commit(accept("one"), accept("two"))
+
+        async def marked() -> bool:
+            return len(await disk.store.read(lambda db: queries.inbox_files(db, "mac"))) == 2
+
+        await until(marked, "both files are there")
+        await disk.store.write(lambda db: db.execute("UPDATE ledger SET projected = 0, file = '' WHERE id = 'two'"))
+        (disk.inbox() / "two.json").unlink()  # as if it were still to be written
+        await inboxes._look("mac", 0)
+        assert hub.done_ == []
+        disk.inbox().rename(disk.inbox().with_name("away"))
+        await inboxes._look("mac", 0)
+        assert hub.done_ == []
+        disk.inbox().with_name("away").rename(disk.inbox())
+        (disk.inbox() / "one.json").rename(disk.inbox() / "one.txt")
+        await inboxes._look("mac", 0)
+        assert hub.done_ == [("mac", "one", "agni")]
+
+    on_disk(tmp_path, receive)
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["in one step", "where no file system can"])
+def test_a_file_is_never_moved_over_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, at_once: bool) -> None:
+    if not at_once:
+        monkeypatch.setattr(sys, "platform", "darwin")
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text("1")
+    other.write_text("2")
+    with pytest.raises(FileExistsError):
+        files.move(str(one), str(other))
+    assert (one.read_text(), other.read_text()) == ("1", "2")
+    other.unlink()
+    files.move(str(one), str(other))
+    assert (one.exists(), other.read_text()) == (False, "1")
+    with pytest.raises(FileNotFoundError):
+        files.move(str(one), str(tmp_path / "third"))
 
 
 # ---------------------------------------------------------------- what bounces

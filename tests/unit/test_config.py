@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from trishula.node.config import Config, ConfigErrors, load
+from trishula.protocol.limits import Limits
 
 TOKEN_HASH = "0" * 64
 GOOD = """
@@ -180,3 +181,11 @@ def test_without_credentials_the_check_says_where_they_come_from(folder: Path, m
         load(path)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
     assert load(path).node == "mac"
+
+
+def test_the_documented_limits_are_the_nodes_own(folder: Path, pytestconfig: pytest.Config) -> None:
+    text = (pytestconfig.rootpath / "docs" / "configuration.md").read_text("utf-8")
+    documented = text[text.index("[limits]") : text.index("```", text.index("[limits]"))]
+    told = config(folder, GOOD.replace("[limits]\nmax_skew_s = 30\n", documented))
+    assert told.limits == config(folder).limits == Limits()
+    assert len(documented.splitlines()) == 1 + 10

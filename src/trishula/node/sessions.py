@@ -94,8 +94,8 @@ class Session:
         """What settles while the store is read for `Outcomes`: too late for the reading, too early to be watched."""
         self._mail = asyncio.Event()
         self._mail.set()
-        self._handled: set[Key] = set()
-        """What was read while letters are on their way from the store to the agent."""
+        self._handled: set[Key] | None = None
+        """What was read since letters are on their way from the store to the agent; None while there are none."""
         self._pump: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -241,7 +241,7 @@ class Session:
         self._mail.set()
 
     def handled(self, entry: Entry) -> None:
-        if self._pump is not None:
+        if self._handled is not None:
             self._handled.add(entry.key)
 
     # ------------------------------------------------------------
@@ -263,11 +263,12 @@ class Session:
                 if not more:
                     await self._mail.wait()
                     self._mail.clear()
-                self._handled.clear()
+                self._handled = handled = set[Key]()
                 letters, more = await self._node.store.read_at_last(
                     partial(queries.letters, agent=self.agent, after=after, limit=_PER_READ), f"mail of {self.agent}"
                 )
                 for letter in letters:
-                    if Key(letter.sender, letter.id, letter.recipient) not in self._handled:
+                    if Key(letter.sender, letter.id, letter.recipient) not in handled:
                         await self._wire.send(frames.encode(replies.arrival(letter)), text=True)
                     after = letter.cursor
+                self._handled = None
