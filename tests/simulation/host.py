@@ -185,8 +185,8 @@ class Wire:
     end: End
     link: Link
     number: int | None = None
-    heard: dict[int, frames.Deliver] = field(default_factory=dict)
-    """The `Deliver` frames that came and are not yet acknowledged."""
+    heard: dict[int, tuple[float, frames.Deliver]] = field(default_factory=dict)
+    """The `Deliver` frames that came and are not yet acknowledged, and when."""
     deferred: set[Key] = field(default_factory=set)
     """What this side deferred on it."""
 
@@ -384,7 +384,7 @@ class NodeProcess:
                     self._carry_out(self.engine.link_up(self._now(), wire.number, peer))
                 case link.Heard(frame):
                     if isinstance(frame, frames.Deliver):
-                        wire.heard[frame.seq] = frame
+                        wire.heard[frame.seq] = (self.world.now, frame)
                         self.witness.heard(self.host, wire, frame)
                     assert wire.number is not None
                     self._carry_out(self.engine.receive(self._now(), wire.number, frame))
@@ -464,6 +464,7 @@ class NodeProcess:
             if not self._has_written(file):
                 self.witness.files(host, key, file)
                 host.files.write(file, host.disk.inbox[key], ARCHIVE if entry.outcome is State.READ else INBOX)
+                host.agents[key.to].arrived()
         host.spark("filed")
         self._a_little_later(lambda: self._sync_files(due))
 
@@ -556,5 +557,3 @@ class NodeProcess:
                         wire.end.lose()
                 case effects.Warn(text):
                     self.world.tell(self.host.name, f"warns: {text}")
-
-

@@ -63,9 +63,7 @@ class Mesh:
         homes = {agent: home for agent, home in self.homes.items() if home not in gone}
         return Wiring(
             node=name,
-            dials=tuple(
-                peer for peer in peers if self._diallers.get((min(name, peer), max(name, peer))) == name
-            ),
+            dials=tuple(peer for peer in peers if self._diallers.get((min(name, peer), max(name, peer))) == name),
             peers=peers,
             always_on=name != LAPTOP,
             agents=tuple(agent for agent, home in homes.items() if home == name),
@@ -146,9 +144,7 @@ class Mesh:
 
     def is_heard(self) -> bool:
         return all(
-            submission.done or agent.host.removed
-            for agent in self.agents.values()
-            for submission in agent.submissions
+            submission.done or agent.host.removed for agent in self.agents.values() for submission in agent.submissions
         )
 
     def is_settled(self) -> bool:
@@ -157,5 +153,3 @@ class Mesh:
 
 def pair_key(one: str, other: str, kid: str = "1") -> PairKey:
     return PairKey(kid, f"{min(one, other)}-{max(one, other)}-{kid}".encode())
-
-

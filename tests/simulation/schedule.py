@@ -1,8 +1,8 @@
 """What a seed makes of a mesh: a plan of letters and troubles, each of which stays the same if others are left out.
 
-    from simulation.schedule import live
-    live(7)                    # raises, with the story, if a promise is broken
-    live(7, keep=[2, 5])       # the same without the other steps
+from simulation.schedule import live
+live(7)                    # raises, with the story, if a promise is broken
+live(7, keep=[2, 5])       # the same without the other steps
 """
 
 from __future__ import annotations
