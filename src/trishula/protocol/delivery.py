@@ -220,7 +220,7 @@ class Delivery:
         self._requeue(due)
 
     def deadline(self) -> float | None:
-        return min((pending.due for pending in self._waiting.values()), default=None)
+        return min(pending.due for pending in self._waiting.values()) if self._waiting else None
 
     @property
     def backlog(self) -> int:
