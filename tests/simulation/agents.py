@@ -43,10 +43,11 @@ class Agent:
             fields["priority"] = "urgent"
         return self.send(json.dumps(fields).encode(), ttl)
 
-    def contradict(self, submission: Submission) -> Submission:
-        """Send another content under the id of an earlier message."""
+    def contradict(self, submission: Submission) -> None:
+        """Send another content under the id of an earlier message, as long as that is known."""
         fields = json.loads(submission.message.payload) | {"body": "on second thoughts"}
-        return self.send(json.dumps(fields).encode(), submission.ttl)
+        if not submission.is_over(self.host.world.now):
+            self.send(json.dumps(fields).encode(), submission.ttl, began=submission.began)
 
     def probe(self, node: str, ttl: int) -> Submission:
         """Ask whether mail gets to a node."""
@@ -54,7 +55,7 @@ class Agent:
         fields = {"id": f"ping-{self.name}-{self._written}", "from": PROBE, "to": PROBE, "timestamp": "t"}
         return self.send(json.dumps(fields).encode(), ttl, node)
 
-    def send(self, raw: bytes, ttl: int | None, node: str | None = None) -> Submission:
+    def send(self, raw: bytes, ttl: int | None, node: str | None = None, *, began: float | None = None) -> Submission:
         message = complete(
             raw,
             sender=self.name if node is None else PROBE,
@@ -62,7 +63,8 @@ class Agent:
             timestamp="unused",
             max_bytes=self.host.wiring.limits.max_message_bytes,
         )
-        submission = Submission(self.name, message, ttl, node, began=self.host.world.now)
+        began = self.host.world.now if began is None else began
+        submission = Submission(self.name, message, ttl, node, began)
         self.submissions.append(submission)
         self.host.witness.submits(message)
         self.submit(submission)
@@ -81,7 +83,7 @@ class Agent:
 
     def _remind(self, submission: Submission) -> None:
         """As long as the first try could be known to the node: a later one would be another message."""
-        if submission.ttl is not None and self.host.world.now > submission.began + submission.ttl / 1000:
+        if submission.is_over(self.host.world.now):
             submission.done = True
         if not submission.done and not self.host.removed:
             self.submit(submission)
@@ -107,6 +109,6 @@ class Agent:
                 host.files.archive(file)
             if files and host.process is not None:
                 host.process.noticed()
-        elif host.process is not None:
+        elif (process := host.process) is not None:
             for key in host.disk.unread(self.name):
-                host.process.done(self, self.name, key)
+                process.done(self, self.name, key)

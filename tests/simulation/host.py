@@ -185,8 +185,8 @@ class Wire:
     end: End
     link: Link
     number: int | None = None
-    heard: dict[int, frames.Deliver] = field(default_factory=dict)
-    """The `Deliver` frames that came and are not yet acknowledged."""
+    heard: dict[int, tuple[float, frames.Deliver]] = field(default_factory=dict)
+    """The `Deliver` frames that came and are not yet acknowledged, and when."""
     deferred: set[Key] = field(default_factory=set)
     """What this side deferred on it."""
 
@@ -227,6 +227,8 @@ class NodeProcess:
         self._to_commit: list[effects.Commit] = []
         self._news_at = 0.0
         self._alarm = float("inf")
+        self._stirred = True
+        """Whether something may be due earlier than it was."""
         self._frozen: list[Callable[[], None]] | None = None
         self._freezes = 0
         self._filing = False
@@ -241,7 +243,8 @@ class NodeProcess:
             self._frozen.append(action)
         elif not self.dead:
             action()
-            if not self.dead:
+            if self._stirred and not self.dead:
+                self._stirred = False
                 self.witness.looks_at(self)
                 self._set_alarm()
 
@@ -290,18 +293,19 @@ class NodeProcess:
         return Instant(self.world.now - self.host.slept + self._mono_zero, self.host.wall())
 
     def _set_alarm(self) -> None:
-        due = self.engine.deadline() or float("inf")
-        for wire in self._wires.values():
-            other = wire.link.deadline()
-            if other is not None and other < due:
-                due = other
+        dues = [self.engine.deadline(), *(wire.link.deadline() for wire in self._wires.values())]
+        due = min([due for due in dues if due is not None], default=float("inf"))
         due += self.host.slept - self._mono_zero + TICK
         if due < self._alarm:
             self._alarm = due
-            self.world.at(max(due, self.world.now), lambda: self.call(self._tick))
+            self.world.at(max(due, self.world.now), self._ring)
+
+    def _ring(self) -> None:
+        self.call(self._tick)
 
     def _tick(self) -> None:
         self._alarm = float("inf")
+        self._stirred = True
         now = self._now()
         self._carry_out(self.engine.tick(now))
         for wire in list(self._wires.values()):
@@ -341,6 +345,7 @@ class NodeProcess:
         self._hold(end, Side.LISTENER, peer)
 
     def _hold(self, end: End, side: Side, peer: str) -> Wire:
+        self._stirred = True
         wire = self._wires[end] = Wire(end, Link(side, self._me, peer, self._now()))
         return wire
 
@@ -384,14 +389,14 @@ class NodeProcess:
                     self._carry_out(self.engine.link_up(self._now(), wire.number, peer))
                 case link.Heard(frame):
                     if isinstance(frame, frames.Deliver):
-                        wire.heard[frame.seq] = frame
+                        wire.heard[frame.seq] = (self.world.now, frame)
                         self.witness.heard(self.host, wire, frame)
                     assert wire.number is not None
                     self._carry_out(self.engine.receive(self._now(), wire.number, frame))
                 case link.Suspected(suspect) if wire.number is not None:
                     self._carry_out(self.engine.suspected(self._now(), wire.number, suspect=suspect))
                 case link.Measured(offset, rtt) if wire.number is not None:
-                    self._carry_out(self.engine.measured(self._now(), wire.number, offset, rtt))
+                    self._carry_out(self.engine.measured(self._now(), wire.number, offset, rtt), stirs=False)
                 case link.Hangup(code, reason):
                     self.world.tell(self.host.name, f"hangs up on {wire.link.peer}: {code} {reason}")
                     wire.end.shutdown()
@@ -464,6 +469,7 @@ class NodeProcess:
             if not self._has_written(file):
                 self.witness.files(host, key, file)
                 host.files.write(file, host.disk.inbox[key], ARCHIVE if entry.outcome is State.READ else INBOX)
+                host.agents[key.to].arrived()
         host.spark("filed")
         self._a_little_later(lambda: self._sync_files(due))
 
@@ -512,7 +518,8 @@ class NodeProcess:
 
     # ------------------------------------------------------------ effects
 
-    def _carry_out(self, todo: list[effects.Effect]) -> None:  # noqa: C901, PLR0912  (an arm for each effect)
+    def _carry_out(self, todo: list[effects.Effect], *, stirs: bool = True) -> None:  # noqa: C901, PLR0912
+        self._stirred = self._stirred or stirs
         for effect in todo:
             if self.host.fuse is not None:
                 self.host.spark(type(effect).__name__)

@@ -26,6 +26,7 @@ from trishula.protocol.limits import Limits
 
 SIZES = {3: 10, 4: 5, 5: 3, 6: 1, 7: 1}
 """How often a mesh has so many nodes."""
+HUB = NAMES[1]
 STORY_SHOWN = 60
 MINUTE, DAY, YEAR = 60_000, 86_400_000, 31_536_000_000
 
@@ -111,9 +112,8 @@ def live(seed: int, nodes: int | None = None, *, keep: Collection[int] | None = 
 
 
 def _apart(random: Random, nodes: int) -> list[frozenset[str]]:
-    """Pairs that are never linked, such as two hosts behind routers. The rest still hangs together."""
-    names = NAMES[:nodes]
-    pairs = [frozenset(pair) for pair in combinations(names, 2) if names[1] not in pair]
+    """Pairs that are never linked, such as two hosts behind routers. All still hangs together by `HUB`."""
+    pairs = [frozenset(pair) for pair in combinations(NAMES[:nodes], 2) if HUB not in pair]
     return random.sample(pairs, random.choice([0, 0, 0, 1, 1, 2])) if nodes > 3 else pairs[: random.choice([0, 0, 1])]
 
 
@@ -404,7 +404,8 @@ class Fate:
         if self._removing:
             return
         self._removing = True
-        name = self._random.choice(list(self._mesh.names))
+        # Not the one that holds together who is apart.
+        name = self._random.choice([name for name in self._mesh.names if name != HUB])
         self._mesh.remove(name)
         for other in self._mesh.names:
             if other != name:

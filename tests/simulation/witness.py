@@ -24,6 +24,7 @@ from trishula.protocol.records import (
     Entry,
     Found,
     GiveUp,
+    Hold,
     Originate,
     Originated,
     Progress,
@@ -33,6 +34,7 @@ from trishula.protocol.records import (
     Settle,
     Settled,
 )
+from trishula.protocol.signing import envelope_mac
 
 if TYPE_CHECKING:
     from simulation.host import Host, NodeProcess, Wire
@@ -60,6 +62,10 @@ class Submission:
     began: float = 0.0
     done: bool = False
     """Whether the agent has heard of its fate."""
+
+    def is_over(self, now: float) -> bool:
+        """Whether its first try may have expired and been forgotten: the next would be another message."""
+        return self.ttl is not None and now > self.began + self.ttl / 1000
 
 
 @dataclass
@@ -102,6 +108,8 @@ class Witness:
     answers: set[tuple[str, Key, str, State]] = field(default_factory=set)
     """(node, key, digest, outcome) of all that was ever committed to a ledger."""
     arrivals: set[tuple[str, Key]] = field(default_factory=set)
+    taken: dict[tuple[str, Key, str], float] = field(default_factory=dict)
+    """When a relay last committed to hold something."""
     deferred: set[Key] = field(default_factory=set)
     """What a recipient has once not taken."""
 
@@ -218,6 +226,8 @@ class Witness:
                     self.answers.add((host.name, entry.key, entry.digest, entry.outcome))
                     self._judge(host, entry)
                     self._judge_order(host, record.envelope, entry)
+                case Hold(envelope, digest=digest), _:
+                    self.taken[host.name, envelope.key, digest] = self.world.now
                 case Accept(envelope), Declined():
                     self.deferred.add(envelope.key)
                 case Read(), Found():
@@ -312,10 +322,11 @@ class Witness:
                 wire.deferred.update(keys)
                 self.deferred.update(keys)
             case frames.Ack(seq=seq):
-                for item in wire.heard.pop(seq).envelopes:
+                since, heard = wire.heard.pop(seq)
+                for item in heard.envelopes:
                     envelope = item.open()
                     self.demand(
-                        self._is_dealt_with(host, wire, envelope),
+                        self._is_dealt_with(host, wire, envelope, since),
                         f"{host.name} acknowledged {envelope.key}, which is neither on its disk nor deferred",
                     )
 
@@ -331,24 +342,24 @@ class Witness:
             self.demand(envelope.dest == wire.link.peer, f"{host.name} gives {key} to a second relay")
         self.demand(on_disk == envelope, f"{key} went out of {host.name} without its commit")
 
-    def _is_dealt_with(self, host: Host, wire: Wire, envelope: Envelope) -> bool:
+    def _is_dealt_with(self, host: Host, wire: Wire, envelope: Envelope, since: float) -> bool:
+        """A relay acknowledges what it has put into custody since it heard it, from no memory (rule 2)."""
         digest = digest_of(envelope.payload)
-        held = host.disk.held.get(envelope.key)
         return (
             any(entry.digest == digest for entry in host.disk.ledger.get(envelope.key, ()))
             or envelope.key in wire.deferred
             or envelope.expires_at <= self.now() + host.wiring.limits.max_skew
             or envelope.expires_at <= host.disk.forgotten()
             or envelope.origin == host.name
-            or (held is not None and held.envelope == envelope)
+            or self.taken.get((host.name, envelope.key, digest), -1.0) >= since
         )
 
     # ------------------------------------------------------------ what a node has in memory
 
     def looks_at(self, process: NodeProcess) -> None:
-        """It is bounded; asked at every eighth event."""
+        """It is bounded; asked at every fourth event."""
         self._looked += 1
-        if self._looked % 8:
+        if self._looked % 4:
             return
         limits = process.host.wiring.limits
         for window in process.engine._windows():
@@ -416,9 +427,12 @@ class Witness:
             return True
         if row is None:
             return False
-        gone = self.hosts[envelope.origin].removed or self.hosts[envelope.dest].removed
-        keyring = self.hosts[envelope.dest].wiring.keyring
-        return gone or envelope.origin == self.evil or keyring.find(envelope.origin, row.seal.kid) is None
+        if self.hosts[envelope.origin].removed or self.hosts[envelope.dest].removed or envelope.origin == self.evil:
+            return True
+        if frozenset((host.name, envelope.dest)) not in self.linkable:
+            return True
+        pair_key = self.hosts[envelope.dest].wiring.keyring.find(envelope.origin, row.seal.kid)
+        return pair_key is None or envelope_mac(pair_key, envelope) != row.seal.mac
 
     def _is_ahead(self, expires_at: int, host: Host) -> bool:
         """Whether it was sent by a clock that was far ahead: nobody takes what would live that long."""
@@ -482,7 +496,7 @@ class Witness:
             case State.DELIVERED | State.READ if not filed and key not in self.lost and dest.name != self.evil:
                 return f"{key} is said to be {state}, and did not arrive"
             case State.DELIVERED | State.UNCONFIRMED if (
-                linked and entry is not None and entry.outcome is not state and key.to != PROBE
+                linked and kept is not None and entry is not None and entry.outcome is not state and key.to != PROBE
             ):
                 return f"{key} is {entry.outcome}, and its sender believes it to be {state}"
             case State.STORED if not self._is_ahead(row.expires_at, origin):

@@ -99,7 +99,8 @@ class Engine:
         self._recipient.begin(result.unread)
         self._relay.begin(result.held_bytes)
         self._retention.begin(now)
-        return self._origin.begin(now, result.open) + self._desk.pump_all(now)
+        effects = [*self._origin.begin(now, result.open), self._recipient.catch_up(now)]
+        return effects + self._desk.pump_all(now)
 
     def _not_begun(self, now: Instant, _error: SendError) -> list[Effect]:
         self._begin_at = now.mono + _BEGIN_AGAIN_S

@@ -26,8 +26,21 @@ from trishula.protocol.errors import SendError
 from trishula.protocol.ledger import EXPIRED
 from trishula.protocol.link import CLOSE_POLICY
 from trishula.protocol.names import PROBE
-from trishula.protocol.origin import Origin
-from trishula.protocol.records import Accept, Answer, Declined, Entry, Found, Held, Hold, Read, Recall, Result
+from trishula.protocol.origin import SURVEYED, Origin
+from trishula.protocol.records import (
+    Accept,
+    Answer,
+    Declined,
+    Entry,
+    Found,
+    Held,
+    Hold,
+    Read,
+    Recall,
+    Result,
+    Survey,
+    Surveyed,
+)
 from trishula.protocol.relay import Relay
 from trishula.protocol.routes import LOOPBACK, Line, route_name
 from trishula.protocol.trust import DeferError
@@ -202,6 +215,22 @@ class Recipient:
         known = {Key(item.sender, item.id, item.to): item.state for item in frame.items}
         asked = tuple((Key(item.sender, item.id, item.to), item.digest) for item in frame.items)
         return [self._desk.commit([Recall(asked)], partial(self._recalled, line, known), lambda _now, _error: [])]
+
+    def catch_up(self, now: Instant) -> Effect:
+        """What a former life did not tell its own agents of their mail to each other: no link comes up to ask there."""
+        survey = Survey(self._desk.node, SURVEYED, now.wall)
+        return self._desk.commit([survey], self._surveyed, lambda _now, _error: [])
+
+    def _surveyed(self, _now: Instant, results: Sequence[Result]) -> list[Effect]:
+        (result,) = results
+        assert isinstance(result, Surveyed)
+        asked = Recall(tuple((row.key, row.digest) for row in result.progress))
+        return [self._desk.commit([asked], self._caught_up, lambda _now, _error: [])] if asked.asked else []
+
+    def _caught_up(self, now: Instant, results: Sequence[Result]) -> list[Effect]:
+        (result,) = results
+        assert isinstance(result, Found)
+        return self._origin.settle(now, self._desk.node, [self._receipt(entry) for entry in result.entries])
 
     def _recalled(
         self, line: Line, known: Mapping[Key, State], _now: Instant, results: Sequence[Result]

@@ -72,8 +72,11 @@ class Routes:
 
     def line_to(self, node: str) -> Line | None:
         """The newest link to a node that is above suspicion."""
-        usable = (line for line in self.lines_to(node) if not line.suspect)
-        return max(usable, key=lambda line: line.number, default=None)
+        newest = None
+        for line in self.lines.values():
+            if line.node == node and not line.suspect and (newest is None or line.number > newest.number):
+                newest = line
+        return newest
 
     def reaches(self, relay: str, dest: str) -> bool:
         """Whether `relay` is linked to us and, by its own word, to `dest`."""
