@@ -39,7 +39,7 @@ MAY_IMPORT = {
 }
 RUNS_ON = {"protocol": {"msgspec"}, "node": {"msgspec", "websockets"}, "client": {"msgspec", "websockets"}}
 
-MOST_LINES = 6000
+MOST_LINES = 7000
 """Of code: what explains it is not counted, so that nobody saves on that."""
 
 

@@ -136,7 +136,7 @@ def ping(arguments: argparse.Namespace) -> int:
         route, latency_ms = "", None
         problem: trishula.TrishulaError | None = None
         try:
-            outcome = await mesh.ping(arguments.node, timeout=arguments.timeout)
+            outcome = await mesh.ping(arguments.node, route=arguments.route, timeout=arguments.timeout)
             route, latency_ms = outcome.route, outcome.latency_ms
         except (trishula.Refused, trishula.Unconfirmed, trishula.TimedOut) as error:
             problem = error

@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_send(commands)
     _add_questions(commands)
     _add_node(commands)
+    _add_sync(commands)
     _add_demo(commands)
     return parser
 
@@ -162,6 +163,9 @@ def _add_questions(commands: _Commands) -> None:
         ("agent", "ping"),
     )
     ping.add_argument("node", metavar="NODE")
+    ping.add_argument(
+        "--route", choices=("rsync",), default="", help="whatever links there are (default: as mail goes)"
+    )
     _add_timeout(ping, 10)
     _add_common(ping)
 
@@ -184,6 +188,17 @@ def _add_node(commands: _Commands) -> None:
     for parser in (run, check):
         parser.add_argument("--config", required=True, metavar="node.toml")
     _add_json(check)
+
+
+def _add_sync(commands: _Commands) -> None:
+    sync = commands.add(
+        "sync",
+        "run rsync once with every peer: what a timer does where the node works by files alone",
+        "trishula sync --config /etc/trishula/node.toml",
+        ("sync", "sync"),
+    )
+    sync.add_argument("--config", required=True, metavar="node.toml")
+    _add_json(sync)
 
 
 def _add_demo(commands: _Commands) -> None:

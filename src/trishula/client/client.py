@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -140,16 +140,16 @@ class Client:
         raw = msgspec.Raw(fixed.payload[:-1])
         return await self._stored(lambda ref: Send(ref=ref, message=raw, ttl_s=ttl_s), timeout)
 
-    async def ping(self, node: str, *, timeout: float | None = None) -> Outcome:
-        """Send a signed probe to a node's disk and back. The outcome has `route` and `latency_ms`.
+    async def ping(self, node: str, *, route: Literal["", "rsync"] = "", timeout: float | None = None) -> Outcome:
+        """Send a signed probe to a node's disk and back, on request by rsync, whatever links there are.
 
-        Raises `TimedOut` where it does not come back in time.
+        The outcome has `route` and `latency_ms`. Raises `TimedOut` where it does not come back in time.
         """
         if not is_agent(node):
             raise RequestError(f"{node!r} is no node's name", code="unknown_node", key="node", value=node)
         limit = self._timeout if timeout is None else timeout
         ttl_s = min(3600, max(1, round(limit)))
-        receipt = await self._stored(lambda ref: Probe(ref=ref, node=node, ttl_s=ttl_s), limit)
+        receipt = await self._stored(lambda ref: Probe(ref=ref, node=node, ttl_s=ttl_s, route=route), limit)
         try:
             return (await receipt.delivered(timeout=limit))[0]
         except TimedOut as error:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from trishula.node.credentials import Credentials, load_credentials
@@ -21,6 +22,10 @@ _USUAL_CREDENTIALS = Path("/etc/trishula/credentials")
 
 _SOCKET_PATH_LIMIT = 107
 """Bytes of a Unix socket's path on Linux (sun_path is 108 with its end); macOS has 103."""
+
+
+Sync = Literal["none", "push", "push+pull"]
+Transport = Literal["websocket", "files"]
 
 
 class ConfigErrors(ConfigError):  # noqa: N818 - it holds several
@@ -48,6 +53,16 @@ class PeerConfig:
     url: str
     always_on: bool
     agents: tuple[str, ...]
+    sync: Sync
+    """What rsync is to carry between it and us, on our initiative."""
+
+
+@dataclass(frozen=True, slots=True)
+class FallbackConfig:
+    """Where the files lie that rsync carries, a room for each peer, and how ssh is told of the peers."""
+
+    dir: Path
+    ssh_config: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +75,9 @@ class Config:
     mailbox_dir: Path
     default_agent: str
     always_on: bool
+    transport: Transport
+    """`files`: nobody is dialled and nobody let in; a timer runs rsync."""
+    fallback: FallbackConfig | None
     listen_address: str
     listen_port: int
     certificate: Path
@@ -79,11 +97,11 @@ class Config:
         return Directory(homes | dict.fromkeys(self.agents, self.node), self.groups)
 
 
-def load(path: Path, credentials_dir: Path | None = None) -> Config:
+def load(path: Path, credentials_dir: Path | None = None, *, secrets: bool = True) -> Config:
     """The configuration in `path`. Raises `ConfigErrors` with every mistake in it and in the credentials.
 
     The credentials are in `credentials_dir`, else where the file says, else where systemd put them
-    ($CREDENTIALS_DIRECTORY).
+    ($CREDENTIALS_DIRECTORY). Without `secrets`, for who may not read them, there are none.
     """
     try:
         values = tomllib.loads(path.read_text("utf-8"))
@@ -92,13 +110,13 @@ def load(path: Path, credentials_dir: Path | None = None) -> Config:
     except (ValueError, RecursionError) as error:  # not all of tomllib's own: int counts digits, and it nests in calls
         raise ConfigErrors([ConfigError(f"{path} is not TOML: {error}", key=str(path), fix="mend the line")]) from None
     errors: list[ConfigError] = []
-    config = _read(Table("", values, errors), credentials_dir)
+    config = _read(Table("", values, errors), credentials_dir, secrets=secrets)
     if errors:
         raise ConfigErrors(errors)
     return config
 
 
-def _read(root: Table, credentials_dir: Path | None) -> Config:
+def _read(root: Table, credentials_dir: Path | None, *, secrets: bool) -> Config:
     node, listen, tls, limits = (root.table(key) for key in ("node", "listen", "tls", "limits"))
     name = node.checked("name", node.text("name"), is_agent, "a-z 0-9 - (at most 63, not `all`)")
     state_dir = _absolute(node, "state_dir", node.text("state_dir", "/var/lib/trishula"))
@@ -114,6 +132,8 @@ def _read(root: Table, credentials_dir: Path | None) -> Config:
         mailbox_dir=mailbox_dir,
         default_agent=_default_agent(node, agents),
         always_on=node.flag("always_on", default=True),
+        transport=_transport(node, root),
+        fallback=_fallback(root),
         listen_address=listen.text("address", "127.0.0.1"),
         listen_port=listen.integer("port", 8765, 0, 65535),
         certificate=_readable(tls, "certificate"),
@@ -126,7 +146,7 @@ def _read(root: Table, credentials_dir: Path | None) -> Config:
         limits=_limits(limits),
         connections_per_address=limits.integer("connections_per_address", 32, 1, 100_000),
         handshake_timeout_s=limits.integer("handshake_timeout_s", 5, 1, 60),
-        credentials=_credentials(node, credentials_dir, agents, peers),
+        credentials=_credentials(node, credentials_dir, agents, peers, secrets=secrets),
     )
     for table in (node, listen, tls, limits, root):
         table.done()
@@ -168,9 +188,31 @@ def _peers(root: Table, node: str) -> dict[str, PeerConfig]:
             entry.wrong("url", url, f"peers.{name}.url is missing, but dial = true", "set url = wss://HOST:PORT")
         for agent in (agents := entry.texts("agents")):
             _agent_name(entry, agent)
-        peers[name] = PeerConfig(name, dial, url, entry.flag("always_on", default=True), agents)
+        sync = _one_of(entry, "sync", "none", get_args(Sync))
+        peers[name] = PeerConfig(name, dial, url, entry.flag("always_on", default=True), agents, sync)
         entry.done()
     return peers
+
+
+def _transport(node: Table, root: Table) -> Any:
+    transport = _one_of(node, "transport", "websocket", get_args(Transport))
+    if transport == "files" and not root.has("fallback"):
+        node.wrong("transport", transport, "node.transport is files, but there is no [fallback]", "add the table")
+    return transport
+
+
+def _fallback(root: Table) -> FallbackConfig | None:
+    if not root.has("fallback"):
+        return None
+    table = root.table("fallback")
+    folder = _absolute(table, "dir", table.text("dir", "/var/lib/trishula/fallback"))
+    ssh_config = _absolute(table, "ssh_config", table.text("ssh_config", "/etc/trishula/fallback/ssh_config"))
+    table.done()
+    return FallbackConfig(folder, ssh_config)
+
+
+def _one_of(table: Table, key: str, default: str, words: Sequence[str]) -> Any:
+    return table.checked(key, table.text(key, default), lambda word: word in words, " or ".join(words))
 
 
 def _one_home_each(root: Table, agents: Mapping[str, AgentConfig], peers: Mapping[str, PeerConfig]) -> None:
@@ -232,9 +274,16 @@ def _limits(table: Table) -> Limits:
 
 
 def _credentials(
-    node: Table, directory: Path | None, agents: Mapping[str, AgentConfig], peers: Mapping[str, PeerConfig]
+    node: Table,
+    directory: Path | None,
+    agents: Mapping[str, AgentConfig],
+    peers: Mapping[str, PeerConfig],
+    *,
+    secrets: bool,
 ) -> Credentials:
     configured = node.text("credentials_dir", "")
+    if not secrets:
+        return Credentials.none()
     given = directory or configured or os.environ.get("CREDENTIALS_DIRECTORY")
     if not given and _USUAL_CREDENTIALS.is_dir():
         given = _USUAL_CREDENTIALS

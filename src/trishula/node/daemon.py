@@ -19,6 +19,7 @@ from trishula.node import logs, queries, systemd
 from trishula.node.admission import Admission, Crowd
 from trishula.node.adoption import take_stock
 from trishula.node.config import Config
+from trishula.node.courier import courier_to
 from trishula.node.credentials import Identity
 from trishula.node.database import StoreError, touch
 from trishula.node.dialer import Dialer
@@ -28,6 +29,7 @@ from trishula.node.inboxes import Inboxes
 from trishula.node.links import LinkWire
 from trishula.node.listener import Doorman, agent_socket, listening_socket
 from trishula.node.mailbox import Projector
+from trishula.node.rooms import Room
 from trishula.node.sessions import Session
 from trishula.node.status import status
 from trishula.node.store import Store
@@ -63,7 +65,7 @@ async def _main(config: Config) -> None:
     server_tls, client_tls = server_context(config), client_context(config)
     without_inbox = make_mailboxes(config.mailbox_dir, config.agents)
     config.runtime_dir.mkdir(parents=True, exist_ok=True)
-    sockets = systemd.inherited_sockets() or [listening_socket(config.listen_address, config.listen_port)]
+    sockets = [] if config.transport == "files" else _listening(config)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -71,12 +73,17 @@ async def _main(config: Config) -> None:
         await asyncio.to_thread(take_stock, store.path, config, without_inbox)
         node = Node(config, store, sockets)
         node.start(tasks, server_tls, client_tls)
-        log.info("node %s (%s) listens on %s", config.node, SOFTWARE, ", ".join(node.listening))
-        systemd.notify(f"READY=1\nSTATUS=listening on {', '.join(node.listening)}")
+        where = f"listens on {', '.join(node.listening)}" if node.listening else "works by files alone"
+        log.info("node %s (%s) %s", config.node, SOFTWARE, where)
+        systemd.notify(f"READY=1\nSTATUS={where}")
         await stop.wait()
         systemd.notify("STOPPING=1")
         log.info("node %s stops", config.node)
         await node.stop()
+
+
+def _listening(config: Config) -> list[socket.socket]:
+    return systemd.inherited_sockets() or [listening_socket(config.listen_address, config.listen_port)]
 
 
 class Node:
@@ -98,6 +105,7 @@ class Node:
             max_frame=largest_frame(config.limits),
             handshake_timeout_s=config.handshake_timeout_s,
         )
+        self._make_rooms()
         self._inboxes = Inboxes(config.mailbox_dir, config.agents, store, self.filer, self.hub)
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.started = time.monotonic()
@@ -127,6 +135,10 @@ class Node:
         ]
         for identity, unix in sockets:
             start(doorman.serve_agent(unix, identity), f"agents on {Path(unix.getsockname()).name}")
+        for room in self.hub.rooms.values():
+            start(room.run(), f"room of {room.peer}")
+        if config.transport == "files":
+            return
         for sock in self._sockets:
             start(doorman.serve_peers(sock, lambda: server_tls, admission), f"listener on {_name(sock)}")
         for peer in config.peers.values():
@@ -135,6 +147,16 @@ class Node:
                 dialer = Dialer(peer.name, peer.url, token, lambda: client_tls, self.hub, max_frame=LARGEST_PEER_FRAME)
                 self.hub.on_redial.append(dialer.redial)
                 start(dialer.run(), f"dialer to {peer.name}")
+
+    def _make_rooms(self) -> None:
+        """A post to each peer, where the host has the fallback. With `files`, a timer runs rsync."""
+        fallback = self.config.fallback
+        if fallback is None:
+            return
+        for number, peer in enumerate(self.config.peers.values(), 1):
+            folder = fallback.dir / peer.name
+            courier = courier_to(self.config, peer) if self.config.transport == "websocket" else None
+            self.hub.rooms[-number] = Room(peer.name, folder, -number, courier, self.hub)
 
     async def stop(self) -> None:
         """Say goodbye to the peers, then end all tasks."""

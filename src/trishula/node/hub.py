@@ -14,6 +14,7 @@ from trishula.node import queries
 from trishula.node.config import Config
 from trishula.node.links import LinkWire
 from trishula.node.logs import Bounded, Sparing
+from trishula.node.rooms import Room
 from trishula.node.store import Store
 from trishula.node.wire import now
 from trishula.protocol import effects, frames
@@ -93,6 +94,8 @@ class Hub:
         self.on_redial: list[Callable[[], None]] = []
         """Called when the clock jumped: the diallers make new links."""
         self.links: dict[int, LinkWire] = {}
+        self.rooms: dict[int, Room] = {}
+        """The posts, by their negative numbers."""
         self.since: dict[str, int] = {}
         """When the link to each node last came up or went down, in ms since 1970."""
         self._config = config
@@ -108,6 +111,8 @@ class Hub:
     def start(self) -> None:
         """Begin with what the store holds."""
         self._store.start(self._committed, self._failed)
+        for number, room in self.rooms.items():
+            self.engine.post(now(), number, room.peer)
         self._carry_out(self.engine.start(now()))
 
     # ------------------------------------------------------------ agents
@@ -125,8 +130,8 @@ class Hub:
     def submit(self, submitter: Submitter, message: Message, ttl_ms: int | None) -> None:
         self._carry_out(self.engine.submit(now(), submitter, message, ttl_ms))
 
-    def probe(self, submitter: Submitter, message: Message, node: str, ttl_ms: int) -> None:
-        self._carry_out(self.engine.probe(now(), submitter, message, node, ttl_ms))
+    def probe(self, submitter: Submitter, message: Message, node: str, ttl_ms: int, *, by_post: bool = False) -> None:
+        self._carry_out(self.engine.probe(now(), submitter, message, node, ttl_ms, by_post=by_post))
 
     def done(self, asker: Asker | None, agent: str, message_id: str, sender: str | None = None) -> None:
         self._carry_out(self.engine.done(now(), asker, agent, message_id, sender))
@@ -194,8 +199,10 @@ class Hub:
                 case effects.Commit(batch, records):
                     self._store.submit(batch, records)
                 case effects.Transmit(link, frame):
-                    if link in self.links:
-                        self.links[link].transmit(frame)
+                    if (way := self.links.get(link) or self.rooms.get(link)) is not None:
+                        way.transmit(frame)
+                case effects.Posting(link, is_open):
+                    self.rooms[link].post(is_open=is_open)
                 case effects.Arrived(entry):
                     self._filer.wake()
                     for listener in self._listeners[entry.key.to]:

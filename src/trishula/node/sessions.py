@@ -146,7 +146,8 @@ class Session:
                 await self._slots.acquire()
                 body = b'{"to": "%b", "type": "ping"}' % PROBE.encode()
                 message = self._complete(body, PROBE)
-                node.hub.probe(_Request(self, request.ref), message, request.node, request.ttl_s * 1000)
+                asker, ttl_ms, by_post = _Request(self, request.ref), request.ttl_s * 1000, request.route == "rsync"
+                node.hub.probe(asker, message, request.node, ttl_ms, by_post=by_post)
             case agent_frames.Done():
                 await self._slots.acquire()
                 node.hub.done(_Done(self, request), self.agent, request.id, request.sender)

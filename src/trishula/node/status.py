@@ -69,6 +69,7 @@ def _link(hub: Hub, peer: str) -> dict[str, Any]:
     said = hub.engine.neighbour(peer)
     return {
         "linked": wire is not None,
+        "rsync": next((room.status() for room in hub.rooms.values() if room.peer == peer), None),
         "since": hub.since.get(peer),
         "rtt_ms": None if wire is None or wire.link.rtt_ms is None else round(wire.link.rtt_ms, 3),
         "offset_ms": None if wire is None or wire.link.offset_ms is None else round(wire.link.offset_ms, 3),

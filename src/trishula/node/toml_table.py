@@ -23,6 +23,9 @@ class Table:
         """A table within this one; empty where it is missing."""
         return type(self)(self._path(key), self._typed(key, dict, "a table", {}), self.errors)
 
+    def has(self, key: str) -> bool:
+        return key in self._values
+
     def names(self) -> tuple[str, ...]:
         """All keys, for tables whose keys are names."""
         self._seen.update(self._values)

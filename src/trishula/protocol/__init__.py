@@ -19,6 +19,7 @@ Time and randomness come in as arguments, work goes out as effects. The imports 
     desk          what the roles share, and the pump that offers mail on links
     origin        a role: what our agents send, to its end
     custody       a role: what others hold of it, and when it is our duty again
+    post          a role: what goes by rsync, and when
     relay         a role: what we hold for others
     recipient     a role: what our agents get, and the answers
     retention     what may be forgotten

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -85,6 +85,8 @@ class Probe(Frame, frozen=True):
     ref: Count
     node: NodeName
     ttl_s: Annotated[int, Meta(ge=1, le=3600)] = 60
+    route: Literal["", "rsync"] = ""
+    """`rsync`: that way, whatever links there are."""
 
 
 AgentRequest = Send | Outcomes | Attach | Inbox | Show | Done | Trace | Status | Probe

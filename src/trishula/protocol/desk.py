@@ -90,7 +90,7 @@ class Desk:
             delivery = busy.pop(0)
             batch = delivery.take(expired_by)
             if batch:
-                effects += self._offer(now, line, delivery, batch)
+                effects += self.offer(now, line, delivery, batch)
                 busy.append(delivery)
         for delivery in sources:
             effects += self._load(delivery)
@@ -98,7 +98,8 @@ class Desk:
 
     def pump_all(self, now: Instant) -> list[Effect]:
         """After the ways have changed."""
-        effects = [effect for line in list(self.routes.lines.values()) for effect in self.pump_line(now, line)]
+        lines = [*self.routes.lines.values(), *self.routes.posts.values()]
+        effects = [effect for line in lines for effect in self.pump_line(now, line)]
         for delivery in (*self.own.values(), *self.held.values()):
             effects += self._load(delivery)
         return effects
@@ -121,10 +122,11 @@ class Desk:
             sources.append(self.held[line.node])
         return sources
 
-    def _offer(self, now: Instant, line: Line, delivery: Delivery, batch: Sequence[Pending]) -> list[Effect]:
+    def offer(self, now: Instant, line: Line, delivery: Delivery, batch: Sequence[Pending]) -> list[Effect]:
+        """Send these as one frame."""
         seq, line.next_seq = line.next_seq, line.next_seq + 1
         size = sum(pending.size for pending in batch)
-        line.offers[seq] = Offer(delivery, tuple(pending.envelope.key for pending in batch), size)
+        line.offers[seq] = Offer(delivery, tuple(pending.envelope.key for pending in batch), size, now.mono)
         line.unacked += size
         if line.number == LOOPBACK:
             return self.loop(now, line, seq, batch)

@@ -102,6 +102,14 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class Posting:
+    """A post is open to new mail, for there is no other way; or no longer, and the mail in it goes another way."""
+
+    link: int
+    open: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Redial:
     """The clock jumped, as after a sleep: the links are old news, dial anew."""
 
@@ -124,6 +132,7 @@ Effect = (
     | Arrived
     | Handled
     | Answered
+    | Posting
     | Redial
     | Warn
 )

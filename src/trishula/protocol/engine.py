@@ -2,6 +2,7 @@
 
                         ┌─► origin      what our agents send
                         ├─► custody     what others hold of it
+                        ├─► post        what goes by rsync
     events ──► engine ──┼─► recipient   what our agents get        ──► effects
                         ├─► relay       what we hold for others
                         └─► retention   what may be forgotten
@@ -29,11 +30,12 @@ from trishula.protocol.limits import Limits
 from trishula.protocol.link import CLOSE_REPLACED
 from trishula.protocol.message import Message
 from trishula.protocol.origin import Origin
+from trishula.protocol.post import Post
 from trishula.protocol.recipient import Recipient
 from trishula.protocol.records import Begin, Begun, Result
 from trishula.protocol.relay import Relay
 from trishula.protocol.retention import Retention
-from trishula.protocol.routes import Line, route_name
+from trishula.protocol.routes import Line
 from trishula.protocol.signing import Keyring
 
 _BEGIN_AGAIN_S = 1.0
@@ -76,6 +78,7 @@ class Engine:
         self._relay = Relay(self._desk)
         self._recipient = Recipient(self._desk, self._origin, self._custody, self._relay)
         self._desk.loop = self._recipient.loop
+        self._post = Post(self._desk)
         self._retention = Retention(self._desk, self._relay.forgot)
         self._incarnations: dict[str, str] = {}
         self._said = frames.Topology(links=[])
@@ -115,10 +118,12 @@ class Engine:
         except SendError as error:
             return [Rejected(ref, error)]
 
-    def probe(self, now: Instant, ref: object, message: Message, node: str, ttl: int) -> list[Effect]:
-        """As `submit`, for a message to the node itself."""
+    def probe(
+        self, now: Instant, ref: object, message: Message, node: str, ttl: int, *, by_post: bool = False
+    ) -> list[Effect]:
+        """As `submit`, for a message to the node itself; on request by rsync, whatever links there are."""
         try:
-            return self._look(now) + self._origin.probe(now, ref, message, node, ttl)
+            return self._look(now) + self._origin.probe(now, ref, message, node, ttl, by_post=by_post)
         except SendError as error:
             return [Rejected(ref, error)]
 
@@ -167,7 +172,7 @@ class Engine:
     def suspected(self, now: Instant, link: int, *, suspect: bool) -> list[Effect]:
         """The peer has gone silent, or speaks again: new mail takes another way meanwhile."""
         effects = self._look(now)
-        line = self._routes.lines.get(link)
+        line = self._routes.find(link)
         if line is None:
             return effects
         line.suspect = suspect
@@ -176,7 +181,7 @@ class Engine:
     def measured(self, now: Instant, link: int, offset_ms: float, rtt_ms: float) -> list[Effect]:
         """How far the peer's clock is from ours."""
         effects = self._look(now)
-        line = self._routes.lines.get(link)
+        line = self._routes.find(link)
         if line is None:
             return effects
         before = self._clock.disagreeing
@@ -190,7 +195,7 @@ class Engine:
     def receive(self, now: Instant, link: int, frame: frames.MeshFrame) -> list[Effect]:
         """A frame from the node at the other end of `link`."""
         effects = self._look(now)
-        line = self._routes.lines.get(link)
+        line = self._routes.find(link)
         return effects if line is None else effects + self._take(now, line, frame)
 
     def _take(self, now: Instant, line: Line, frame: frames.MeshFrame) -> list[Effect]:
@@ -200,7 +205,7 @@ class Engine:
             case frames.Receipts(receipts):
                 ours = [item for item in receipts if item.origin == self.node]
                 others = [item for item in receipts if item.origin != self.node]
-                return self._origin.receipts(now, line.node, ours) + self._relay.receipts(now, line, others)
+                return self._origin.receipts(now, line, ours) + self._relay.receipts(now, line, others)
             case frames.Ack(seq):
                 return self._acked(now, line, seq)
             case frames.Defer(items):
@@ -232,8 +237,14 @@ class Engine:
 
     def _rerouted(self, now: Instant) -> list[Effect]:
         """Who is linked to whom has changed."""
-        effects = [effect for dest in self._desk.own for effect in self._custody.review(dest)]
+        effects = self._post.review(now)
+        for dest in self._desk.own:
+            effects += self._custody.review(dest)
         return effects + self._desk.pump_all(now)
+
+    def post(self, now: Instant, number: int, node: str) -> None:
+        """Frames to and from `node` can travel as files, on the post of this negative number."""
+        self._post.add(now, number, node)
 
     # ------------------------------------------------------------ presence
 
@@ -304,12 +315,14 @@ class Engine:
             delivery.tick(now.mono)
         if overdue:
             effects += self._desk.pump_all(now)
-        return effects + self._origin.tick(now) + self._custody.tick(now) + self._retention.tick(now)
+        for role in (self._origin, self._custody, self._post, self._retention):
+            effects += role.tick(now)
+        return effects
 
     def deadline(self) -> float | None:
         """When to call `tick` next, on the monotonic clock."""
-        dues = [self._begin_at, self._origin.deadline(), self._custody.deadline(), self._retention.deadline()]
-        dues += [delivery.deadline() for delivery in self._windows()]
+        dues = [self._begin_at, self._origin.deadline(), self._custody.deadline(), self._post.deadline()]
+        dues += [self._retention.deadline(), *(delivery.deadline() for delivery in self._windows())]
         return min((due for due in dues if due is not None), default=None)
 
     def _windows(self) -> list[Delivery]:
@@ -327,7 +340,7 @@ class Engine:
     def route(self, dest: str) -> str:
         """The way that mail for a node goes now, or nothing."""
         route = self._routes.route(dest)
-        return "" if route is None else route_name(dest, route.via)
+        return "" if route is None else route.name
 
     def unread(self, agent: str) -> int:
         """How many messages of a local agent are unread."""

@@ -35,7 +35,7 @@ from trishula.protocol.records import (
     Survey,
     Surveyed,
 )
-from trishula.protocol.routes import Line, route_name
+from trishula.protocol.routes import Line
 
 SURVEYED = 4096
 """Envelopes that are asked about when a link comes up: the newest that may have come further."""
@@ -70,13 +70,24 @@ class Origin:
         agents = self._desk.directory.expand(message.to, sender=message.sender)
         return self._originate(now, ref, message, [(agent, self._home(agent)) for agent in agents], ttl)
 
-    def probe(self, now: Instant, ref: object, message: Message, node: str, ttl: int) -> list[Effect]:
+    def probe(self, now: Instant, ref: object, message: Message, node: str, ttl: int, *, by_post: bool) -> list[Effect]:
         if node not in self._desk.own:
             known = ", ".join(sorted(self._desk.own))
             raise SendError(
                 f"there is no node {node!r}", code="unknown_node", key="node", value=node, fix=f"known are {known}"
             )
-        return self._originate(now, ref, message, [(PROBE, node)], ttl)
+        if not by_post:
+            return self._originate(now, ref, message, [(PROBE, node)], ttl)
+        post = self._desk.routes.posts.get(node)
+        if post is None:
+            raise SendError(
+                f"there is no rsync fallback to {node}",
+                code="no_fallback",
+                key="route",
+                value="rsync",
+                fix="the role trishula_fallback makes one: run site.yml",
+            )
+        return self._originate(now, ref, message, [(PROBE, node)], ttl, post)
 
     def _home(self, agent: str) -> str:
         home = self._desk.directory.home(agent)
@@ -87,7 +98,13 @@ class Origin:
         return home
 
     def _originate(
-        self, now: Instant, ref: object, message: Message, recipients: Sequence[tuple[str, str]], ttl: int | None
+        self,
+        now: Instant,
+        ref: object,
+        message: Message,
+        recipients: Sequence[tuple[str, str]],
+        ttl: int | None,
+        post: Line | None = None,
     ) -> list[Effect]:
         life = self._life(ttl)
         envelopes = tuple(
@@ -105,7 +122,7 @@ class Origin:
         unless = self._unless(wanted)
         self._coming += wanted
         record = Originate(message, envelopes, now.wall, "" if unless is None else unless.code)
-        done = partial(self._stored, ref, record, unless)
+        done = partial(self._stored, ref, record, unless, post)
         return [self._desk.commit([record], done, partial(self._not_stored, ref, record))]
 
     def _life(self, ttl: int | None) -> int:
@@ -145,7 +162,13 @@ class Origin:
         return None
 
     def _stored(
-        self, ref: object, record: Originate, unless: SendError | None, now: Instant, results: Sequence[Result]
+        self,
+        ref: object,
+        record: Originate,
+        unless: SendError | None,
+        post: Line | None,
+        now: Instant,
+        results: Sequence[Result],
     ) -> list[Effect]:
         (result,) = results
         message, envelopes = record.message, record.envelopes
@@ -168,9 +191,15 @@ class Origin:
             return [stored]
         self._open += _counts(envelopes)
         effects: list[Effect] = [stored]
-        for row, envelope in zip(result.progress, envelopes, strict=True):
-            self._desk.own[row.dest].push(Pending(row.seq, envelope, stored=now.mono))
+        pendings = [
+            Pending(row.seq, envelope, stored=now.mono)
+            for row, envelope in zip(result.progress, envelopes, strict=True)
+        ]
         self._expects(now, envelopes[0].expires_at)
+        if post is not None:
+            return effects + self._desk.offer(now, post, self._desk.own[post.node], pendings)
+        for pending in pendings:
+            self._desk.own[pending.envelope.dest].push(pending)
         for dest in dict.fromkeys(row.dest for row in result.progress):
             effects += self._desk.pump(now, dest)
         return effects
@@ -184,7 +213,7 @@ class Origin:
 
     # ------------------------------------------------------------ the recipient's word
 
-    def receipts(self, now: Instant, carrier: str, signed: Iterable[frames.SignedReceipt]) -> list[Effect]:
+    def receipts(self, now: Instant, line: Line, signed: Iterable[frames.SignedReceipt]) -> list[Effect]:
         """Receipts for our mail, from its recipient's node or over a relay."""
         effects: list[Effect] = []
         receipts = []
@@ -193,20 +222,20 @@ class Origin:
             wrong = self._desk.trust.doubt(item, receipt)
             if wrong:
                 effects.append(
-                    Warn(f"ignored a receipt of {receipt.dest} for {receipt.key.id} from {carrier}: {wrong}")
+                    Warn(f"ignored a receipt of {receipt.dest} for {receipt.key.id} from {line.node}: {wrong}")
                 )
             else:
                 receipts.append(receipt)
-        return effects + self.settle(now, carrier, receipts)
+        return effects + self.settle(now, line, receipts)
 
-    def settle(self, now: Instant, carrier: str, receipts: Iterable[Receipt]) -> list[Effect]:
+    def settle(self, now: Instant, line: Line, receipts: Iterable[Receipt]) -> list[Effect]:
         records: list[Settle] = []
         pendings: list[Pending | None] = []
         for receipt in receipts:
             window = self._desk.own.get(receipt.dest)
             pending = None if window is None else window.answered(receipt.key)
             latency = None if pending is None or pending.stored is None else (now.mono - pending.stored) * 1000
-            records.append(Settle(receipt, route_name(receipt.dest, carrier), now.wall, latency))
+            records.append(Settle(receipt, line.way(receipt.dest), now.wall, latency))
             pendings.append(pending)
         return [self._settle(records, pendings)] if records else []
 
@@ -255,7 +284,7 @@ class Origin:
     def _surveyed(self, line: Line, _now: Instant, results: Sequence[Result]) -> list[Effect]:
         (result,) = results
         assert isinstance(result, Surveyed)
-        if self._desk.routes.lines.get(line.number) is not line:
+        if self._desk.routes.find(line.number) is not line:
             return []
         items = [
             frames.Asked(sender=row.key.sender, to=row.key.to, id=row.key.id, digest=row.digest, state=row.state)

@@ -42,7 +42,7 @@ from trishula.protocol.records import (
     Surveyed,
 )
 from trishula.protocol.relay import Relay
-from trishula.protocol.routes import LOOPBACK, Line, route_name
+from trishula.protocol.routes import LOOPBACK, Line
 from trishula.protocol.trust import DeferError
 
 ARRIVING_MOST = 128 * 1024 * 1024
@@ -82,6 +82,7 @@ class Recipient:
         size = sum(len(bytes(signed.payload)) for signed in frame.envelopes)
         line.arriving += size
         if line.arriving > ARRIVING_MOST:
+            line.arriving -= size
             return [Disconnect(line.number, CLOSE_POLICY, "it sends more than the window allows")]
         effects: list[Effect] = []
         records: list[Accept | Hold] = []
@@ -121,7 +122,7 @@ class Recipient:
         digest, refusal = self._desk.trust.judge(envelope)
         if not refusal and self._desk.trust.lives_too_long(now, envelope):
             refusal = "rejected: it expires later than limits.max_ttl_s of this node allows"
-        route = route_name(envelope.origin, line.node)
+        route = line.way(envelope.origin)
         return Accept(envelope, digest, now.wall, route, refusal, self._unless(now, envelope))
 
     def _unless(self, now: Instant, envelope: Envelope) -> str:
@@ -186,7 +187,7 @@ class Recipient:
         """Receipts first, so that an `Ack` finds unanswered only what has no answer."""
         line = taken.line
         line.arriving -= taken.size
-        if self._desk.routes.lines.get(line.number) is not line:
+        if self._desk.routes.find(line.number) is not line:
             return []
         effects: list[Effect] = []
         if entries:
@@ -199,7 +200,7 @@ class Recipient:
     def _reply_to_self(
         self, now: Instant, taken: _Taken, entries: Sequence[Entry], deferred: Sequence[frames.Deferred]
     ) -> list[Effect]:
-        effects = self._origin.settle(now, self._desk.node, [self._receipt(entry) for entry in entries])
+        effects = self._origin.settle(now, self._desk.routes.loopback, [self._receipt(entry) for entry in entries])
         window = self._desk.own[self._desk.node]
         random = self._desk.random()
         for item in deferred:
@@ -230,7 +231,7 @@ class Recipient:
     def _caught_up(self, now: Instant, results: Sequence[Result]) -> list[Effect]:
         (result,) = results
         assert isinstance(result, Found)
-        return self._origin.settle(now, self._desk.node, [self._receipt(entry) for entry in result.entries])
+        return self._origin.settle(now, self._desk.routes.loopback, [self._receipt(entry) for entry in result.entries])
 
     def _recalled(
         self, line: Line, known: Mapping[Key, State], _now: Instant, results: Sequence[Result]
@@ -239,7 +240,7 @@ class Recipient:
         assert isinstance(result, Found)
         mine = [entry for entry in result.entries if entry.origin == line.node]
         news = [entry for entry in mine if entry.outcome is not known[entry.key]]
-        if not news or self._desk.routes.lines.get(line.number) is not line:
+        if not news or self._desk.routes.find(line.number) is not line:
             return []
         receipts = [self._desk.trust.sign(self._receipt(entry)) for entry in news]
         return [Transmit(line.number, frames.Receipts(receipts=receipts))]
@@ -271,7 +272,7 @@ class Recipient:
             by_origin.setdefault(entry.origin, []).append(self._receipt(entry))
         for origin, receipts in by_origin.items():
             if origin == self._desk.node:
-                effects += self._origin.settle(now, origin, receipts)
+                effects += self._origin.settle(now, self._desk.routes.loopback, receipts)
                 continue
             route = self._desk.routes.route(origin)
             if route is not None and route.reaches:

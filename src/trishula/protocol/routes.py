@@ -12,6 +12,7 @@ from trishula.protocol.envelope import Key
 LOOPBACK = 0
 """The number of the link from the node to itself."""
 DIRECT = "direct"
+RSYNC = "rsync"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +22,21 @@ class Offer:
     delivery: Delivery
     keys: tuple[Key, ...]
     size: int
+    at: float
+    """When it went out (monotonic)."""
 
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """A link that is up, as the engine sees it. `window` is how many bytes may be under way on it."""
+    """A link that is up, as the engine sees it, or a post. `window` is how many bytes may be under way on it."""
 
     number: int
     node: str
     window: int
+    files: bool = False
+    """Whether it is a post: frames travel as files, carried by rsync."""
+    open: bool = False
+    """Whether a post takes new mail."""
     suspect: bool = False
     next_seq: int = 1
     unacked: int = 0
@@ -37,14 +44,23 @@ class Line:
     arriving: int = 0
     """Bytes of the peer's mail that are not yet committed here."""
 
+    def way(self, node: str) -> str:
+        """How mail between us and `node` that comes over this is reported."""
+        return RSYNC if self.files else route_name(node, self.node)
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The way to a node: over `line` to it or to the relay `via`. Not `reaches`: the relay waits with the mail."""
+    """The way to `dest`: over `line` to it or to a relay. Not `reaches`: the relay waits with the mail."""
 
     line: Line
-    via: str
+    dest: str
     reaches: bool
+
+    @property
+    def name(self) -> str:
+        """As it is reported."""
+        return self.line.way(self.dest)
 
 
 def route_name(dest: str, via: str) -> str:
@@ -57,7 +73,10 @@ class Routes:
 
     def __init__(self, node: str, window: int, peers: Mapping[str, bool], *, always_on: bool) -> None:
         self.node = node
-        self.lines: dict[int, Line] = {LOOPBACK: Line(LOOPBACK, node, window)}
+        self.loopback = Line(LOOPBACK, node, window)
+        self.lines: dict[int, Line] = {LOOPBACK: self.loopback}
+        self.posts: dict[str, Line] = {}
+        """By node: the way that is left where there is no other."""
         self.neighbours: dict[str, frames.Topology] = {}
         """What each linked node last said."""
         self._peers = dict(peers)
@@ -83,20 +102,36 @@ class Routes:
         said = self.neighbours.get(relay)
         return said is not None and dest in said.links and self.line_to(relay) is not None
 
-    def route(self, dest: str) -> Route | None:
-        """The way that mail for `dest` goes now, or None: it waits here."""
+    def find(self, number: int) -> Line | None:
+        """A link or a post by its number."""
+        if number >= 0:
+            return self.lines.get(number)
+        return next((line for line in self.posts.values() if line.number == number), None)
+
+    def by_link(self, dest: str) -> Route | None:
+        """The way over links that reaches `dest`: direct, else over one relay."""
         line = self.line_to(dest)
         if line is not None:
             return Route(line, dest, reaches=True)
         relays = [relay for relay in self.linked() if self.reaches(relay, dest)]
         if relays:
-            return self._over(min(relays, key=lambda relay: (not self._peers[relay], relay)), reaches=True)
-        waiting = [relay for relay in self.linked() if self._peers[relay]]
-        if waiting and not self._always_on:
-            return self._over(waiting[0], reaches=False)
+            return self._over(dest, min(relays, key=lambda relay: (not self._peers[relay], relay)), reaches=True)
         return None
 
-    def _over(self, relay: str, *, reaches: bool) -> Route:
+    def route(self, dest: str) -> Route | None:
+        """The way that mail for `dest` goes now, or None: it waits here."""
+        found = self.by_link(dest)
+        if found is not None:
+            return found
+        post = self.posts.get(dest)
+        if post is not None and post.open:
+            return Route(post, dest, reaches=True)
+        waiting = [relay for relay in self.linked() if self._peers[relay]]
+        if waiting and not self._always_on:
+            return self._over(dest, waiting[0], reaches=False)
+        return None
+
+    def _over(self, dest: str, relay: str, *, reaches: bool) -> Route:
         line = self.line_to(relay)
         assert line is not None
-        return Route(line, relay, reaches)
+        return Route(line, dest, reaches)

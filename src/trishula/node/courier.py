@@ -1,0 +1,77 @@
+"""rsync over ssh: carries what lies in a room to a peer, and fetches what lies there for us.
+
+What the keys allow is decided on the other side, by forced commands: to add to one folder, and to read another. How to
+reach a peer stands in `ssh_config`, under `trishula-push-<peer>` and `trishula-pull-<peer>`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from trishula.node.config import Config, PeerConfig
+
+STALLED_S = 10
+"""Seconds without a byte after which rsync gives up."""
+RUN_WITHIN_S = 60.0
+"""Seconds after which a run is ended, whatever it does: a half-dead ssh session must not block the next one."""
+_SAID = 500
+
+
+def courier_to(config: Config, peer: PeerConfig) -> Courier | None:
+    """For a peer with which rsync is ours to run."""
+    if config.fallback is None or peer.sync == "none":
+        return None
+    return Courier(peer.name, config.fallback.dir / peer.name, config.fallback.ssh_config, peer.sync == "push+pull")
+
+
+@dataclass(frozen=True, slots=True)
+class Courier:
+    """Runs rsync for one peer."""
+
+    peer: str
+    room: Path
+    ssh_config: Path
+    pulls: bool
+
+    async def push(self) -> str:
+        """Ours to the peer. Returns nothing, or what went wrong."""
+        return await self._run(f"{self.room / 'out'}/", f"trishula-push-{self.peer}:")
+
+    async def pull(self) -> str:
+        """The peer's to us. Returns nothing, or what went wrong."""
+        return await self._run(f"trishula-pull-{self.peer}:", f"{self.room / 'in'}/")
+
+    async def _run(self, source: str, target: str) -> str:
+        ssh = f"ssh -F {shlex.quote(str(self.ssh_config))}"
+        options = ["--recursive", "--times", "--no-perms", "--omit-dir-times", "--delay-updates"]
+        command = ["rsync", *options, f"--timeout={STALLED_S}", "--rsh", ssh, source, target]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return f"rsync can't be run: {error.strerror}"
+        try:
+            async with asyncio.timeout(RUN_WITHIN_S):
+                _, said = await process.communicate()
+        except TimeoutError:
+            return f"rsync did not end within {RUN_WITHIN_S:.0f} s"
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+        if process.returncode == 0:
+            return ""
+        words = " ".join(said.decode("utf-8", "replace").split())[:_SAID]
+        return f"rsync ended with {process.returncode}: {words or 'it said nothing'}"

@@ -1,0 +1,281 @@
+"""A room for each peer, where frames lie as files: `out/` for it, `in/` from it, `rejected/` what nobody could read.
+
+    hub ── transmit ──► out/ ═══ rsync ═══► in/ (there) ── heard ──► hub
+
+A file holds one frame, as it would have gone over a link. Mail stays in `out/` until its frame is acknowledged; an
+answer until it was pushed, or until nobody can want it any more. What comes is read once, remembered by its name and
+kept a while, so that rsync does not bring it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import secrets
+import stat
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from trishula.node.courier import Courier
+from trishula.node.files import put
+from trishula.node.logs import Sparing
+from trishula.node.wire import LARGEST_PEER_FRAME
+from trishula.protocol import frames
+from trishula.protocol.backoff import full_jitter
+from trishula.protocol.errors import FrameError
+
+KEPT_S = 600.0
+"""Seconds that files lie in a room for which nobody waits."""
+PULL_EVERY_S = 2.0
+PULL_EVERY_IDLE_S = 60.0
+_LOOK_EVERY_S = 0.25
+_LOOK_EVERY_IDLE_S = 1.0
+_ROUND_S = 0.3
+"""Between two runs of rsync at least."""
+_RETRY_BASE_S = 1.0
+_RETRY_CAP_S = 30.0
+_AT_ONCE = 200
+_MOST_REJECTED = 1000
+
+_random = random.SystemRandom().random
+
+CARRIED = (frames.Deliver, frames.Ack, frames.Receipts, frames.Defer)
+
+log = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Who reads what comes: the hub."""
+
+    def heard(self, number: int, frame: frames.MeshFrame) -> None: ...
+
+
+@dataclass(slots=True)
+class _Seen:
+    identity: tuple[int, int]
+    since: float
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """A file in `out/`. `seq`: the number of the mail in it, or None for an answer."""
+
+    name: str
+    seq: int | None
+    since: float
+
+
+class Room:
+    """One peer's. `number` is what the engine calls its post."""
+
+    def __init__(self, peer: str, folder: Path, number: int, courier: Courier | None, listener: Listener) -> None:
+        self.peer = peer
+        self.number = number
+        self.open = False
+        """Whether new mail goes this way, for there is no other."""
+        self.problem = ""
+        """Why rsync fails, while it does."""
+        self.last_run: int | None = None
+        """When rsync last did its work, in ms since 1970."""
+        self._folder = folder
+        self._courier = courier
+        self._listener = listener
+        self._life = secrets.token_hex(4)
+        self._count = 0
+        self._queue: asyncio.Queue[frames.Frame] = asyncio.Queue()
+        self._outgoing: dict[str, _Outgoing] = {}
+        self._news = asyncio.Event()
+        self._look = asyncio.Event()
+        self._seen: dict[str, _Seen] = {}
+        self._log = Sparing(log, every=60.0)
+
+    # ------------------------------------------------------------ from the hub
+
+    def transmit(self, frame: frames.Frame) -> None:
+        if isinstance(frame, CARRIED):
+            self._queue.put_nowait(frame)
+
+    def post(self, *, is_open: bool) -> None:
+        """New mail goes this way, or no longer: then what lies here goes another way."""
+        if is_open:
+            log.info("no way to %s: its mail goes by rsync", self.peer)
+        else:
+            log.info("there is a way to %s again: rsync rests", self.peer)
+            self._remove([item for item in self._outgoing.values() if item.seq is not None])
+        self.open = is_open
+        self._news.set()
+
+    def status(self) -> dict[str, Any]:
+        return {"open": self.open, "last_run": self.last_run, "problem": self.problem, "waiting": len(self._outgoing)}
+
+    # ------------------------------------------------------------ tasks
+
+    async def run(self) -> None:
+        """For ever: write, read, and have it carried."""
+        await asyncio.to_thread(self._tidy)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._write(), name=f"post to {self.peer}")
+            tasks.create_task(self._read(), name=f"post from {self.peer}")
+            if self._courier is not None:
+                tasks.create_task(self._carry(self._courier), name=f"rsync with {self.peer}")
+
+    async def _write(self) -> None:
+        while True:
+            batch = [await self._queue.get()]
+            while not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            items = [(self._outgoing_for(frame), frames.encode(frame)) for frame in batch]
+            try:
+                await asyncio.to_thread(self._put, items)
+            except OSError as error:
+                # It is offered again, or answered again, when nothing comes of it.
+                self._log.warning("write", f"the room of {self.peer} can't be written: {error}")
+                continue
+            self._outgoing.update((item.name, item) for item, _ in items)
+            self._news.set()
+
+    async def _read(self) -> None:
+        while True:
+            frames_read = await asyncio.to_thread(self._take)
+            for frame in frames_read:
+                self._listener.heard(self.number, frame)
+                if isinstance(frame, frames.Ack):
+                    self._remove([item for item in self._outgoing.values() if item.seq == frame.seq])
+            self._remove_old_answers()
+            if len(frames_read) < _AT_ONCE:
+                self._look.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_EVERY_S if self.open else _LOOK_EVERY_IDLE_S):
+                        await self._look.wait()
+
+    async def _carry(self, courier: Courier) -> None:
+        failures = 0
+        while True:
+            with contextlib.suppress(TimeoutError):
+                pause = (PULL_EVERY_S if self.open else PULL_EVERY_IDLE_S) if courier.pulls else None
+                async with asyncio.timeout(pause):
+                    await self._news.wait()
+            self._news.clear()
+            problem = await self._round(courier)
+            if problem:
+                failures += 1
+                self._news.set()
+                pause = full_jitter(failures - 1, base=_RETRY_BASE_S, cap=_RETRY_CAP_S, random=_random())
+                await asyncio.sleep(_ROUND_S + pause)
+            else:
+                failures = 0
+                await asyncio.sleep(_ROUND_S)
+
+    async def _round(self, courier: Courier) -> str:
+        """Push, if there is something, and pull, if that is for us to do. Returns what went wrong."""
+        answers = [item for item in self._outgoing.values() if item.seq is None]
+        problem = await courier.push() if self._outgoing else ""
+        if not problem:
+            self._remove(answers)
+        if courier.pulls:
+            problem = await courier.pull() or problem
+            self._look.set()
+        if problem:
+            self._log.warning(problem, f"rsync with {self.peer}: {problem}")
+        else:
+            self.last_run = time.time_ns() // 1_000_000
+        self.problem = problem
+        return problem
+
+    # ------------------------------------------------------------ files
+
+    def _outgoing_for(self, frame: frames.Frame) -> _Outgoing:
+        self._count += 1
+        seq = frame.seq if isinstance(frame, frames.Deliver) else None
+        return _Outgoing(f"{self._life}-{self._count:010d}.json", seq, time.monotonic())
+
+    def _put(self, items: Sequence[tuple[_Outgoing, bytes]]) -> None:
+        for item, content in items:
+            put(str(self._folder / "out"), item.name, content, temporary=item.name)
+
+    def _remove(self, items: Iterable[_Outgoing]) -> None:
+        for item in items:
+            self._outgoing.pop(item.name, None)
+            with contextlib.suppress(OSError):
+                (self._folder / "out" / item.name).unlink()
+
+    def _remove_old_answers(self) -> None:
+        before = time.monotonic() - KEPT_S
+        self._remove([item for item in self._outgoing.values() if item.seq is None and item.since < before])
+
+    def _tidy(self) -> None:
+        """The folders that are missing, and away with what a former life wanted carried: it is offered anew."""
+        for name in ("in", "out", "rejected"):
+            with contextlib.suppress(OSError):
+                (self._folder / name).mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):
+            for path in (self._folder / "out").iterdir():
+                path.unlink()
+
+    def _take(self) -> list[frames.MeshFrame]:
+        """The frames in files that have come, in the order of their names: up to `_AT_ONCE`."""
+        now = time.monotonic()
+        try:
+            with os.scandir(self._folder / "in") as entries:
+                present = {entry.name: entry for entry in entries if not entry.name.startswith(".")}
+        except OSError as error:
+            self._log.warning("read", f"the room of {self.peer} can't be read: {error}")
+            return []
+        for name in [name for name, seen in self._seen.items() if name not in present]:
+            del self._seen[name]
+        taken: list[frames.MeshFrame] = []
+        for name in sorted(present):
+            if len(taken) >= _AT_ONCE:
+                break
+            if (frame := self._examine(present[name], now)) is not None:
+                taken.append(frame)
+        return taken
+
+    def _examine(self, entry: os.DirEntry[str], now: float) -> frames.MeshFrame | None:
+        """The frame in a file that is new. What is none goes to `rejected/`; what has lain for long goes."""
+        try:
+            info = entry.stat(follow_symlinks=False)
+            identity = (info.st_mtime_ns, info.st_size)
+            seen = self._seen.get(entry.name)
+            if seen is None or seen.identity != identity:
+                frame = _frame(entry.path, info)
+                self._seen[entry.name] = _Seen(identity, now)
+                return frame
+            if now - seen.since > KEPT_S:
+                os.unlink(entry.path)  # noqa: PTH108 - an entry of scandir
+        except FileNotFoundError:
+            pass
+        except (OSError, FrameError) as error:
+            self._reject(entry, str(error))
+        return None
+
+    def _reject(self, entry: os.DirEntry[str], why: str) -> None:
+        self._log.warning("reject", f"rejected {entry.name} from {self.peer}: {why}")
+        rejected = self._folder / "rejected"
+        with contextlib.suppress(OSError):
+            if len(os.listdir(rejected)) < _MOST_REJECTED:  # noqa: PTH208 - names only
+                os.rename(entry.path, rejected / f"{time.time_ns()}-{entry.name[:100]}")  # noqa: PTH104
+            elif not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)  # noqa: PTH108
+
+
+def _frame(path: str, info: os.stat_result) -> frames.MeshFrame:
+    """What a regular file of bounded size holds; nothing else is opened. Raises `OSError` and `FrameError`."""
+    if not stat.S_ISREG(info.st_mode):
+        raise FrameError("it is no regular file")
+    if info.st_size > LARGEST_PEER_FRAME:
+        raise FrameError(f"it has {info.st_size} bytes")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise FrameError("it is no regular file")
+        frame = frames.decode_peer(stream.read(LARGEST_PEER_FRAME + 1))
+    if not isinstance(frame, CARRIED):
+        raise FrameError(f"a {type(frame).__name__.lower()} is nothing for the post")
+    return frame
