@@ -158,8 +158,9 @@ class Room:
         failures = 0
         while True:
             with contextlib.suppress(TimeoutError):
-                pause = (PULL_EVERY_S if self.open else PULL_EVERY_IDLE_S) if courier.pulls else None
-                async with asyncio.timeout(pause):
+                waiting = self.open or any(item.seq is not None for item in self._outgoing.values())
+                pause = PULL_EVERY_S if waiting else PULL_EVERY_IDLE_S
+                async with asyncio.timeout(pause if courier.pulls else None):
                     await self._news.wait()
             self._news.clear()
             problem = await self._round(courier)
