@@ -80,6 +80,9 @@ class Delivery:
         self._out: dict[Key, Pending] = {}
         """Offered on a link, and not answered."""
         self._waiting: dict[Key, Pending] = {}
+        self._rewind_at: float | None = None
+        """When to read anew what waits in the store because it filled the window with waiting."""
+        self._rewinds = 0
         self._bytes = 0
         self._urgent_run = 0
         """Urgent envelopes taken since the last of the rest, over frames: one frame may hold but one large message."""
@@ -131,6 +134,7 @@ class Delivery:
 
     def rewind(self) -> None:
         """The store has more than it had below `tail`: read it from its beginning."""
+        self._rewind_at = None
         for lane in self._lanes.values():
             for pending in lane.queue:
                 self.release(pending)
@@ -212,15 +216,21 @@ class Delivery:
         waiting = list(self._waiting.values())
         self._waiting.clear()
         self._requeue(waiting)
+        self._rewinds = 0
+        if self._rewind_at is not None:
+            self.rewind()
 
     def tick(self, now: float) -> None:
+        if self._rewind_at is not None and self._rewind_at <= now:
+            self.rewind()
         due = [pending for pending in self._waiting.values() if pending.due <= now]
         for pending in due:
             del self._waiting[pending.envelope.key]
         self._requeue(due)
 
     def deadline(self) -> float | None:
-        return min(pending.due for pending in self._waiting.values()) if self._waiting else None
+        due = min(pending.due for pending in self._waiting.values()) if self._waiting else None
+        return due if self._rewind_at is None else min(self._rewind_at, self._rewind_at if due is None else due)
 
     @property
     def backlog(self) -> int:
@@ -257,6 +267,17 @@ class Delivery:
         )
         pending.attempts += 1
         self._waiting[pending.envelope.key] = pending
+        if not self._room() and 2 * len(self._waiting) > len(self._known):
+            self._shed(now, random)
+
+    def _shed(self, now: float, random: float) -> None:
+        """What nobody takes waits in the store: one full inbox must not hold up a node's other mail."""
+        for pending in list(self._waiting.values()):
+            self.release(pending)
+        if self._rewind_at is None:
+            pause = full_jitter(self._rewinds, base=_RETRY_BASE, cap=_RETRY_CAP, random=random)
+            self._rewind_at = now + _RETRY_BASE + pause
+            self._rewinds += 1
 
     def _requeue(self, again: list[Pending]) -> None:
         for urgent, lane in self._lanes.items():
