@@ -50,6 +50,8 @@ TROUBLES = {
     "meddle": 3,
 }
 """How often each happens, more or less."""
+BLOCKING = {"rotate_keys", "rotate_keys_carelessly", "remove_a_node", "set_a_clock", "meddle"}
+"""After these a relay may hold until it expires what nobody can take: it must have room for more."""
 LETTERS = {"letter": 6, "flurry": 2, "contradiction": 1, "retry": 2, "probe": 1}
 
 
@@ -91,13 +93,14 @@ def live(seed: int, nodes: int | None = None, *, keep: Collection[int] | None = 
     steps = [step for step in drawn.steps if keep is None or step.number in keep]
     world = World(seed)
     random = Random(f"world {seed}")
+    kinds = {step.kind for step in drawn.steps}
     with _scaled(random), _told(world, drawn, nodes, keep):
         limits = Limits(
             window_bytes=random.choice([1, 2000, 4 * 1024 * 1024]),
             max_skew=random.choice([500, 2000]),
             max_open=random.choice([100_000, 100_000, 20]),
             max_unread=random.choice([100_000, 100_000, 3]),
-            max_held_bytes=random.choice([10**8, 10**8, 6000]),
+            max_held_bytes=random.choice([10**8, 6000]) if BLOCKING.isdisjoint(kinds) else 10**8,
         )
         mesh = Mesh(world, drawn.nodes, limits, apart=_apart(random, drawn.nodes))
         fate = Fate(mesh, random)

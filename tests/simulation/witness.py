@@ -24,6 +24,7 @@ from trishula.protocol.records import (
     Entry,
     Found,
     GiveUp,
+    Held,
     Hold,
     Originate,
     Originated,
@@ -126,6 +127,8 @@ class Witness:
     _last: dict[tuple[int, str, str, str, bool], int] = field(default_factory=dict)
     """By connection, node, sender, recipient and lane: the number of what arrived last."""
     _looked: int = 0
+    _wasted: bool = False
+    """Whether somebody offers for ever what nobody can take."""
 
     def demand(self, truth: object, otherwise: str) -> None:
         if not truth:
@@ -227,9 +230,9 @@ class Witness:
                     self.answers.add((host.name, entry.key, entry.digest, entry.outcome))
                     self._judge(host, entry)
                     self._judge_order(host, record.envelope, entry)
-                case Hold(envelope, digest=digest), _:
+                case Hold(envelope, digest=digest), Held():
                     self.taken[host.name, envelope.key, digest] = self.world.now
-                case Accept(envelope), Declined():
+                case Accept(envelope) | Hold(envelope), Declined():
                     self.deferred.add(envelope.key)
                 case Read(), Found():
                     self.answers.update((host.name, e.key, e.digest, e.outcome) for e in result.fresh)
@@ -378,6 +381,7 @@ class Witness:
     def unkept(self) -> Iterator[str]:
         """What is still owed. Empty when all is well."""
         members = [host for host in self.hosts.values() if not host.removed]
+        self._wasted = any(self._is_doomed(host, key) for host in members for key in (*host.disk.sent, *host.disk.held))
         for host in members:
             process = host.process
             if process is None:
@@ -409,9 +413,10 @@ class Witness:
             elif not window._known and (window._bytes or window._out or window._waiting):
                 yield f"the window of {host.name} for {window.dest} has {window._bytes} bytes and no envelopes"
         for line in process.engine._routes.lines.values():
-            if line.unacked or line.offers or line.arriving:
+            lively = [key for offer in line.offers.values() for key in offer.keys if not self._is_doomed(host, key)]
+            if lively or (not line.offers and line.unacked) or (line.arriving and not self._wasted):
                 yield f"{host.name} has {line.unacked} bytes under way to {line.node}"
-        if not process.idle:
+        if not process.idle and not self._wasted:
             yield f"{host.name} is still writing"
         linkable = [peer for peer in host.wiring.peers if frozenset((host.name, peer)) in self.linkable]
         if sorted(process.linked()) != sorted(linkable):
