@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from random import Random
+from time import monotonic
 from unittest import mock
 
 from simulation.adversary import Adversary
@@ -162,28 +163,35 @@ def again(seed: int, nodes: int | None = None, keep: Collection[int] | None = No
     return command
 
 
-def shrink(seed: int, nodes: int | None = None) -> list[int]:
-    """The fewest steps of a failing schedule with which it still fails, found by leaving out more and more."""
+def failure(seed: int, nodes: int | None = None, *, keep: Collection[int] | None = None) -> str:
+    """What is wrong with a schedule, or nothing."""
+    try:
+        live(seed, nodes, keep=keep)
+    except Exception as error:  # noqa: BLE001 - a crash of the core is a failure as well
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def shrink(seed: int, nodes: int | None = None, *, within: float = 30.0) -> list[int]:
+    """The fewest steps of a failing schedule with which it still fails, by leaving out more and more of them.
+
+    The search is over after so many seconds, with what it has found by then.
+    """
+    over = monotonic() + within
     kept = [step.number for step in plan(seed, nodes).steps]
     size = max(1, len(kept) // 2)
     while True:
         for start in range(0, len(kept), size):
+            if monotonic() > over:
+                return kept
             without = kept[:start] + kept[start + size :]
-            if _fails(seed, nodes, without):
+            if failure(seed, nodes, keep=without):
                 kept = without
                 break
         else:
             if size == 1:
                 return kept
             size //= 2
-
-
-def _fails(seed: int, nodes: int | None, keep: Collection[int]) -> bool:
-    try:
-        live(seed, nodes, keep=keep)
-    except Exception:  # noqa: BLE001 - a crash of the core is a failure as well
-        return True
-    return False
 
 
 class Fate:
@@ -437,4 +445,4 @@ class Fate:
         self._for_a_while(leave)
 
 
-__all__ = ["Plan", "Step", "ViolationError", "again", "live", "plan", "shrink"]
+__all__ = ["Plan", "Step", "ViolationError", "again", "failure", "live", "plan", "shrink"]

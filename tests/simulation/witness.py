@@ -62,12 +62,14 @@ class Submission:
     ttl: int | None = None
     node: str | None = None
     began: float = 0.0
+    brief: bool = False
+    """Whether it may be forgotten at once, for its expiry was set by a wrong clock."""
     done: bool = False
     """Whether the agent has heard of its fate."""
 
     def is_over(self, now: float) -> bool:
-        """Whether its first try may have expired and been forgotten: the next would be another message."""
-        return self.ttl is not None and now > self.began + self.ttl / 1000
+        """Whether its first try may have expired and been forgotten: the next one would be another message."""
+        return self.brief or (self.ttl is not None and now > self.began + self.ttl / 1000)
 
 
 @dataclass
@@ -338,13 +340,15 @@ class Witness:
         envelope = item.open()
         key = envelope.key
         if envelope.origin == host.name:
-            on_disk = host.disk.envelopes.get(key)
+            committed = host.disk.envelopes.get(key) in (envelope, None) and self._was_originated(envelope)
             self._ways[key].add(wire.end.number)
         else:
-            row = host.disk.held.get(key)
-            on_disk = None if row is None else row.envelope
+            committed = (host.name, key, digest_of(envelope.payload)) in self.taken
             self.demand(envelope.dest == wire.link.peer, f"{host.name} gives {key} to a second relay")
-        self.demand(on_disk == envelope, f"{key} went out of {host.name} without its commit")
+        self.demand(committed, f"{key} went out of {host.name} without its commit")
+
+    def _was_originated(self, envelope: Envelope) -> bool:
+        return (envelope.origin, envelope.key, digest_of(envelope.payload)) in self.originated
 
     def _is_dealt_with(self, host: Host, wire: Wire, envelope: Envelope, since: float) -> bool:
         """A relay acknowledges what it has put into custody since it heard it, from no memory (rule 2)."""
