@@ -558,10 +558,6 @@ REFUSED: dict[str, tuple[Envelope, str]] = {
         payload_of(HEAD | {"body": "x" * LIMITS.max_message_bytes}),
         f"too_large: the message has 1048630 bytes, the limit is {LIMITS.max_message_bytes}",
     ),
-    "too long a life": (
-        replace(TRUE, expires_at=WALL + LIMITS.max_ttl + LIMITS.max_skew + 1),
-        "rejected: it expires later",
-    ),
     "mail for an agent of another node": (
         envelope(LETTER, "dhyana"),
         "unknown_recipient: dhyana does not live on agni",
@@ -582,6 +578,16 @@ def test_what_can_never_be_taken_is_refused_after_the_commit_of_the_refusal(bad:
     assert why in word.reason
     assert word.digest == digest_of(bad.payload)
     assert bench.disk.inbox == {}
+
+
+def test_what_lives_too_long_is_deferred_for_it_passes_with_time() -> None:
+    bench = recipient()
+    bench.deliver(LINK, sealed(replace(TRUE, expires_at=WALL + LIMITS.max_ttl + LIMITS.max_skew + 1)))
+    [defer] = said(bench.commit(), frames.Defer)
+    assert "limits.max_ttl_s" in defer.items[0].reason
+    bench.sleep(1)
+    bench.deliver(LINK, sealed(replace(TRUE, expires_at=WALL + LIMITS.max_ttl + LIMITS.max_skew + 1)), seq=2)
+    assert len(of(bench.commit(), Arrived)) == 1
 
 
 def test_a_life_within_the_limit_and_the_skew_of_two_clocks_is_taken() -> None:

@@ -304,11 +304,23 @@ class Engine:
             delivery.tick(now.mono)
         if overdue:
             effects += self._desk.pump_all(now)
-        return effects + self._origin.tick(now) + self._custody.tick(now) + self._retention.tick(now)
+        return (
+            effects
+            + self._desk.tick(now)
+            + self._origin.tick(now)
+            + self._custody.tick(now)
+            + self._retention.tick(now)
+        )
 
     def deadline(self) -> float | None:
         """When to call `tick` next, on the monotonic clock."""
-        dues = [self._begin_at, self._origin.deadline(), self._custody.deadline(), self._retention.deadline()]
+        dues = [
+            self._begin_at,
+            self._desk.deadline(),
+            self._origin.deadline(),
+            self._custody.deadline(),
+            self._retention.deadline(),
+        ]
         dues += [delivery.deadline() for delivery in self._windows()]
         return min((due for due in dues if due is not None), default=None)
 
