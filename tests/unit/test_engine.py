@@ -12,7 +12,7 @@ import pytest
 
 from trishula.protocol import frames
 from trishula.protocol.clock import DOUBT_S
-from trishula.protocol.effects import Arrived, Commit, Disconnect, Progressed, Rejected, Stored, Transmit
+from trishula.protocol.effects import Arrived, Commit, Disconnect, Progressed, Redial, Rejected, Stored, Transmit, Warn
 from trishula.protocol.envelope import Envelope, Key, State
 from trishula.protocol.limits import Limits
 from trishula.protocol.link import CLOSE_REPLACED
@@ -71,6 +71,13 @@ def test_nothing_is_said_of_a_message_before_its_commit() -> None:
     bench = origin()
     effects = bench.submit(LETTER)
     assert [type(effect) for effect in effects] == [Commit]
+
+
+def test_a_jump_of_the_clock_is_not_lost_on_a_message_that_is_refused_at_once() -> None:
+    bench = origin()
+    bench.submit(LETTER)
+    bench.wall += DAY
+    assert [type(effect) for effect in bench.submit(letter("m2", to="nobody"))] == [Redial, Warn, Rejected]
 
 
 def test_after_its_commit_a_message_is_stored_and_then_offered() -> None:
