@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -58,7 +59,11 @@ def a_relay_acknowledges_duplicates_from_memory(patch: pytest.MonkeyPatch) -> No
 
 @plant
 def the_origin_stops_at_custody(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Custody, "_reclaim", lambda *_: [])
+    def let_be(self: Custody, dest: str, _custodians: Any) -> list[Effect]:
+        self._custody[dest].due = None
+        return []
+
+    patch.setattr(Custody, "_reclaim", let_be)
 
 
 @plant
@@ -66,7 +71,7 @@ def a_relay_lets_go_of_what_was_acknowledged_without_a_receipt(patch: pytest.Mon
     def careless(self: Relay, _now: Instant, _line: Any, offer: Any) -> list[Effect]:
         left = offer.delivery.unanswered(offer.keys)
         keys = tuple((pending.envelope.key, digest_of(pending.envelope.payload)) for pending in left)
-        return [self._desk.commit([Drop(keys)], lambda now, results: self._dropped(left, now, results), lambda *_: [])]
+        return [self._desk.commit([Drop(keys)], partial(self._dropped, offer.delivery.dest, left), lambda *_: [])]
 
     patch.setattr(Relay, "acked", careless)
 
@@ -261,11 +266,6 @@ def offers_without_a_window(patch: pytest.MonkeyPatch) -> None:
 
 
 @plant
-def one_full_inbox_holds_up_all_mail(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Delivery, "_shed", lambda *_: None)
-
-
-@plant
 def mixes_up_the_order(patch: pytest.MonkeyPatch) -> None:
     requeue = Delivery._requeue
 
@@ -329,10 +329,10 @@ def calls_expired_by_a_clock_that_jumped(patch: pytest.MonkeyPatch) -> None:
 def _always_trusts(patch: pytest.MonkeyPatch, role: type, method: str) -> None:
     former = getattr(role, method)
 
-    def trusting(self: Any, *arguments: Any) -> Any:
+    def trusting(self: Any, *arguments: Any, **named: Any) -> Any:
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(Clock, "trusted", lambda *_: True)
-            return former(self, *arguments)
+            return former(self, *arguments, **named)
 
     patch.setattr(role, method, trusting)
 

@@ -29,6 +29,8 @@ from trishula.protocol.records import (
     Originate,
     Originated,
     Progress,
+    Prune,
+    Pruned,
     Read,
     Record,
     Result,
@@ -110,6 +112,8 @@ class Witness:
     originated: set[tuple[str, Key, str]] = field(default_factory=set)
     """(origin, key, digest) of all that was ever committed to be sent."""
     answers: set[tuple[str, Key, str, State]] = field(default_factory=set)
+    entries: dict[tuple[str, Key, str], int] = field(default_factory=dict)
+    """When what the ledgers took expires, by host, key and digest."""
     """(node, key, digest, outcome) of all that was ever committed to a ledger."""
     arrivals: set[tuple[str, Key]] = field(default_factory=set)
     taken: dict[tuple[str, Key, str], float] = field(default_factory=dict)
@@ -223,7 +227,7 @@ class Witness:
 
     # ------------------------------------------------------------ what disks have
 
-    def committed(  # noqa: C901 - an arm for each record
+    def committed(  # noqa: C901, PLR0912 - an arm for each record
         self, host: Host, records: Sequence[Record], results: Sequence[Result]
     ) -> None:
         for record, result in zip(records, results, strict=True):
@@ -232,6 +236,7 @@ class Witness:
                     self.originated.update((host.name, row.key, message.digest) for row in rows)
                 case Accept(), Answer(entry, True):
                     self.answers.add((host.name, entry.key, entry.digest, entry.outcome))
+                    self.entries[host.name, entry.key, entry.digest] = entry.expires_at
                     self._judge(host, entry)
                     self._judge_order(host, record.envelope, entry)
                 case Hold(envelope, digest=digest), Held():
@@ -251,8 +256,17 @@ class Witness:
                         home = host.name if key.to == PROBE else self.homes[key.to]
                         said = any((home, key, digest, state) in self.answers for state in ANSWERS)
                         self.demand(said or key.to == PROBE, f"{host.name} drops {key}, which nobody has answered")
+                case Prune(), Pruned():
+                    self._judge_pruning(host)
                 case _:
                     pass
+
+    def _judge_pruning(self, host: Host) -> None:
+        """A ledger's row lives until its envelope has expired, by everybody's clock (rule 8)."""
+        for name, key, digest in [row for row in self.entries if row[0] == host.name]:
+            if all(entry.digest != digest for entry in host.disk.ledger.get(key, ())):
+                expires_at = self.entries.pop((name, key, digest))
+                self.demand(expires_at < self.now(), f"{name} forgot {key} before it expired")
 
     def not_committed(self, records: Sequence[Record]) -> None:
         self.deferred.update(record.envelope.key for record in records if isinstance(record, Accept))
@@ -260,6 +274,7 @@ class Witness:
     def restored(self, host: Host, old: Disk, new: Disk) -> None:
         """`new` takes the place of `old`: remember what is lost with it."""
         self.unpromised.update(name for name in old.messages if name not in new.messages)
+        self.entries = {row: expires_at for row, expires_at in self.entries.items() if row[0] != host.name}
         for key in {**old.sent, **new.sent}:
             before, after = old.sent.get(key), new.sent.get(key)
             if before is None or after is None or before.state is not after.state:
