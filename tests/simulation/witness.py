@@ -1,4 +1,4 @@
-"""Who watches: every word of a node is held against all disks when it is said, and all of them when the dust settles."""
+"""Who watches: every word of a node is held against all disks as it is said, and all of them when the dust settles."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ from trishula.protocol.records import (
     Adopt,
     Answer,
     Declined,
+    Drop,
     Ended,
-    Entrust,
     Entry,
     Found,
     GiveUp,
+    Held,
     Hold,
     Originate,
     Originated,
     Progress,
+    Prune,
+    Pruned,
     Read,
     Record,
     Result,
@@ -47,6 +50,7 @@ LARGEST = 5000
 LATER = ("store_full", "quota")
 """Errors of `send` after which an agent asks again."""
 ARRIVED = (State.DELIVERED, State.READ)
+ANSWERS = (*ARRIVED, State.REFUSED)
 SLACK = 8000
 """ms that a node may take to look at its clock and act on it."""
 
@@ -60,12 +64,14 @@ class Submission:
     ttl: int | None = None
     node: str | None = None
     began: float = 0.0
+    brief: bool = False
+    """Whether it may be forgotten at once, for its expiry was set by a wrong clock."""
     done: bool = False
     """Whether the agent has heard of its fate."""
 
     def is_over(self, now: float) -> bool:
-        """Whether its first try may have expired and been forgotten: the next would be another message."""
-        return self.ttl is not None and now > self.began + self.ttl / 1000
+        """Whether its first try may have expired and been forgotten: the next one would be another message."""
+        return self.brief or (self.ttl is not None and now > self.began + self.ttl / 1000)
 
 
 @dataclass
@@ -106,6 +112,8 @@ class Witness:
     originated: set[tuple[str, Key, str]] = field(default_factory=set)
     """(origin, key, digest) of all that was ever committed to be sent."""
     answers: set[tuple[str, Key, str, State]] = field(default_factory=set)
+    entries: dict[tuple[str, Key, str], int] = field(default_factory=dict)
+    """When what the ledgers took expires, by host, key and digest."""
     """(node, key, digest, outcome) of all that was ever committed to a ledger."""
     arrivals: set[tuple[str, Key]] = field(default_factory=set)
     taken: dict[tuple[str, Key, str], float] = field(default_factory=dict)
@@ -125,6 +133,8 @@ class Witness:
     _last: dict[tuple[int, str, str, str, bool], int] = field(default_factory=dict)
     """By connection, node, sender, recipient and lane: the number of what arrived last."""
     _looked: int = 0
+    _wasted: bool = False
+    """Whether somebody offers for ever what nobody can take."""
 
     def demand(self, truth: object, otherwise: str) -> None:
         if not truth:
@@ -217,18 +227,21 @@ class Witness:
 
     # ------------------------------------------------------------ what disks have
 
-    def committed(self, host: Host, records: Sequence[Record], results: Sequence[Result]) -> None:
+    def committed(  # noqa: C901, PLR0912 - an arm for each record
+        self, host: Host, records: Sequence[Record], results: Sequence[Result]
+    ) -> None:
         for record, result in zip(records, results, strict=True):
             match record, result:
                 case Originate(message), Originated(rows, True):
                     self.originated.update((host.name, row.key, message.digest) for row in rows)
                 case Accept(), Answer(entry, True):
                     self.answers.add((host.name, entry.key, entry.digest, entry.outcome))
+                    self.entries[host.name, entry.key, entry.digest] = entry.expires_at
                     self._judge(host, entry)
                     self._judge_order(host, record.envelope, entry)
-                case Hold(envelope, digest=digest), _:
+                case Hold(envelope, digest=digest), Held():
                     self.taken[host.name, envelope.key, digest] = self.world.now
-                case Accept(envelope), Declined():
+                case Accept(envelope) | Hold(envelope), Declined():
                     self.deferred.add(envelope.key)
                 case Read(), Found():
                     self.answers.update((host.name, e.key, e.digest, e.outcome) for e in result.fresh)
@@ -238,10 +251,22 @@ class Witness:
                     self.known[row.key] = row.state
                 case GiveUp(), Ended(rows):
                     self.known.update((row.key, row.state) for row in rows)
-                case Entrust(_, custodian), _:
-                    self.counts[f"entrusted to {custodian}"] += 1
+                case Drop(answered), _ if not self.hostile:
+                    for key, digest in answered:
+                        home = host.name if key.to == PROBE else self.homes[key.to]
+                        said = any((home, key, digest, state) in self.answers for state in ANSWERS)
+                        self.demand(said or key.to == PROBE, f"{host.name} drops {key}, which nobody has answered")
+                case Prune(), Pruned():
+                    self._judge_pruning(host)
                 case _:
                     pass
+
+    def _judge_pruning(self, host: Host) -> None:
+        """A ledger's row lives until its envelope has expired, by everybody's clock (rule 8)."""
+        for name, key, digest in [row for row in self.entries if row[0] == host.name]:
+            if all(entry.digest != digest for entry in host.disk.ledger.get(key, ())):
+                expires_at = self.entries.pop((name, key, digest))
+                self.demand(expires_at < self.now(), f"{name} forgot {key} before it expired")
 
     def not_committed(self, records: Sequence[Record]) -> None:
         self.deferred.update(record.envelope.key for record in records if isinstance(record, Accept))
@@ -249,6 +274,7 @@ class Witness:
     def restored(self, host: Host, old: Disk, new: Disk) -> None:
         """`new` takes the place of `old`: remember what is lost with it."""
         self.unpromised.update(name for name in old.messages if name not in new.messages)
+        self.entries = {row: expires_at for row, expires_at in self.entries.items() if row[0] != host.name}
         for key in {**old.sent, **new.sent}:
             before, after = old.sent.get(key), new.sent.get(key)
             if before is None or after is None or before.state is not after.state:
@@ -334,13 +360,15 @@ class Witness:
         envelope = item.open()
         key = envelope.key
         if envelope.origin == host.name:
-            on_disk = host.disk.envelopes.get(key)
+            committed = host.disk.envelopes.get(key) in (envelope, None) and self._was_originated(envelope)
             self._ways[key].add(wire.end.number)
         else:
-            row = host.disk.held.get(key)
-            on_disk = None if row is None else row.envelope
+            committed = (host.name, key, digest_of(envelope.payload)) in self.taken
             self.demand(envelope.dest == wire.link.peer, f"{host.name} gives {key} to a second relay")
-        self.demand(on_disk == envelope, f"{key} went out of {host.name} without its commit")
+        self.demand(committed, f"{key} went out of {host.name} without its commit")
+
+    def _was_originated(self, envelope: Envelope) -> bool:
+        return (envelope.origin, envelope.key, digest_of(envelope.payload)) in self.originated
 
     def _is_dealt_with(self, host: Host, wire: Wire, envelope: Envelope, since: float) -> bool:
         """A relay acknowledges what it has put into custody since it heard it, from no memory (rule 2)."""
@@ -377,6 +405,7 @@ class Witness:
     def unkept(self) -> Iterator[str]:
         """What is still owed. Empty when all is well."""
         members = [host for host in self.hosts.values() if not host.removed]
+        self._wasted = any(self._is_doomed(host, key) for host in members for key in (*host.disk.sent, *host.disk.held))
         for host in members:
             process = host.process
             if process is None:
@@ -408,9 +437,10 @@ class Witness:
             elif not window._known and (window._bytes or window._out or window._waiting):
                 yield f"the window of {host.name} for {window.dest} has {window._bytes} bytes and no envelopes"
         for line in process.engine._routes.lines.values():
-            if line.unacked or line.offers or line.arriving:
+            lively = [key for offer in line.offers.values() for key in offer.keys if not self._is_doomed(host, key)]
+            if lively or (not line.offers and line.unacked) or (line.arriving and not self._wasted):
                 yield f"{host.name} has {line.unacked} bytes under way to {line.node}"
-        if not process.idle:
+        if not process.idle and not self._wasted:
             yield f"{host.name} is still writing"
         linkable = [peer for peer in host.wiring.peers if frozenset((host.name, peer)) in self.linkable]
         if sorted(process.linked()) != sorted(linkable):
@@ -446,7 +476,7 @@ class Witness:
         counted = {
             "open": (+engine._origin._open, Counter(disk.open_counts())),
             "unread": (+engine._recipient._unread, Counter(disk.unread_counts())),
-            "held": (engine._relay._bytes, disk.held_bytes()),
+            "held": (+engine._relay._bytes, +Counter(disk.held_bytes())),
         }
         for what, (in_memory, on_disk) in counted.items():
             if in_memory != on_disk:
@@ -481,7 +511,7 @@ class Witness:
                 if (entry.outcome is State.READ) != (box == ARCHIVE):
                     yield f"{key} is {entry.outcome} at {host.name}, and its file lies in {box}"
 
-    def _lack(self, promise: Promise, row: Progress) -> str:
+    def _lack(self, promise: Promise, row: Progress) -> str:  # noqa: PLR0911 - a reason each
         key, origin, dest = row.key, self.hosts[promise.origin], self.hosts[row.dest]
         kept = origin.disk.sent.get(key)
         state = self.known.get(key, State.STORED) if kept is None else kept.state

@@ -288,6 +288,31 @@ def test_a_full_window_loads_nothing() -> None:
     assert delivery.wants() is None
 
 
+def test_mail_that_nobody_takes_now_does_not_hold_up_what_is_behind_it_in_the_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trishula.protocol.delivery.WINDOW_COUNT", 4)
+    delivery = Delivery("agni")
+    store = [row(seq) for seq in range(1, 10)]
+    offered: list[int] = []
+    now = NOW
+    while 9 not in offered and len(offered) < 1000:
+        while (wanted := delivery.wants()) is not None:
+            rows = [item for item in store if item[0] > wanted.after and item[1].urgent is wanted.urgent]
+            delivery.loaded(rows[: wanted.limit], urgent=wanted.urgent, complete=len(rows) <= wanted.limit)
+        for pending in delivery.take(0):
+            offered.append(pending.seq)
+            if pending.seq <= 4:
+                defer(delivery, pending.seq, now=now)
+            else:
+                answer(delivery, pending.seq)
+                store.remove(row(pending.seq))
+        due = delivery.deadline()
+        now = now if due is None else max(now, due)
+        delivery.tick(now)
+    assert 9 in offered
+
+
 def test_large_messages_fill_the_window_by_their_bytes() -> None:
     delivery = ready()
     for seq in range(1, 100):

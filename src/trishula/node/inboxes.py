@@ -68,7 +68,8 @@ class Inboxes:
             for file in gone[start : start + _AT_ONCE]:
                 self._hub.done(None, agent, file.id, file.sender)
             await asyncio.sleep(0)
-        if time.time_ns() - changed > _SETTLED_NS:
+        # What was said to be done may not have been noted, on a full disk for one: look again.
+        if not gone and time.time_ns() - changed > _SETTLED_NS:
             self._seen[agent] = changed
 
     def _changes(self) -> dict[str, int]:

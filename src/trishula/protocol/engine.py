@@ -113,19 +113,21 @@ class Engine:
 
     def submit(self, now: Instant, ref: object, message: Message, ttl: int | None = None) -> list[Effect]:
         """A local agent's message, to live for `ttl` ms. Ends in `Stored` or `Rejected` under `ref`."""
+        effects = self._look(now)
         try:
-            return self._look(now) + self._origin.submit(now, ref, message, ttl)
+            return effects + self._origin.submit(now, ref, message, ttl)
         except SendError as error:
-            return [Rejected(ref, error)]
+            return [*effects, Rejected(ref, error)]
 
     def probe(
         self, now: Instant, ref: object, message: Message, node: str, ttl: int, *, by_post: bool = False
     ) -> list[Effect]:
         """As `submit`, for a message to the node itself; on request by rsync, whatever links there are."""
+        effects = self._look(now)
         try:
-            return self._look(now) + self._origin.probe(now, ref, message, node, ttl, by_post=by_post)
+            return effects + self._origin.probe(now, ref, message, node, ttl, by_post=by_post)
         except SendError as error:
-            return [Rejected(ref, error)]
+            return [*effects, Rejected(ref, error)]
 
     def done(self, now: Instant, ref: object, agent: str, message_id: str, sender: str | None = None) -> list[Effect]:
         """A local agent has handled a message. Ends in `Answered` under `ref`, unless that is None."""
@@ -315,14 +317,15 @@ class Engine:
             delivery.tick(now.mono)
         if overdue:
             effects += self._desk.pump_all(now)
-        for role in (self._origin, self._custody, self._post, self._retention):
-            effects += role.tick(now)
+        for part in (self._desk, self._origin, self._custody, self._post, self._retention):
+            effects += part.tick(now)
         return effects
 
     def deadline(self) -> float | None:
         """When to call `tick` next, on the monotonic clock."""
-        dues = [self._begin_at, self._origin.deadline(), self._custody.deadline(), self._post.deadline()]
-        dues += [self._retention.deadline(), *(delivery.deadline() for delivery in self._windows())]
+        dues = [self._begin_at, self._desk.deadline(), self._origin.deadline(), self._custody.deadline()]
+        dues += [self._post.deadline(), self._retention.deadline()]
+        dues += [delivery.deadline() for delivery in self._windows()]
         return min((due for due in dues if due is not None), default=None)
 
     def _windows(self) -> list[Delivery]:
