@@ -119,9 +119,10 @@ loads = st.builds(
 
 
 def projected(db: sqlite3.Connection, disk: Disk) -> None:
-    """All files are written: only then may what they hold be forgotten."""
+    """All files are written, and have left the outbox again: only then may what they hold be forgotten."""
     disk.unfiled.clear()
     db.execute("UPDATE messages SET projected = 1")
+    queries.forget_ended(db, queries.ended_due(db, limit=1000))
     db.execute("UPDATE ledger SET projected = 1 WHERE projected = 0")
     db.execute("UPDATE outgoing SET notice = 0")
 

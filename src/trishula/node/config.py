@@ -33,10 +33,14 @@ class ConfigErrors(ConfigError):  # noqa: N818 - it holds several
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """An agent that lives here. `socket_group` may use its socket; None: the node's own group."""
+    """An agent that lives here. `socket_group` may use its socket; None: the node's own group.
+
+    `receipts`: it wants to be told in files how far its messages have come.
+    """
 
     name: str
     socket_group: str | None
+    receipts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,9 @@ def _agents(root: Table, runtime_dir: Path) -> dict[str, AgentConfig]:
     for name in table.names():
         _agent_name(table, name)
         entry = table.table(name)
-        agents[name] = AgentConfig(name, entry.text("socket_group", "") or None)
+        agents[name] = AgentConfig(
+            name, entry.text("socket_group", "") or None, receipts=entry.flag("receipts", default=False)
+        )
         entry.done()
     longest = max((os.fsencode(runtime_dir / f"{name}.sock") for name in [*agents, "node"]), key=len)
     if len(longest) > _SOCKET_PATH_LIMIT:

@@ -28,6 +28,7 @@ from trishula.node.inboxes import Inboxes
 from trishula.node.links import LinkWire
 from trishula.node.listener import Doorman, agent_socket, listening_socket
 from trishula.node.mailbox import Projector
+from trishula.node.outboxes import Outboxes
 from trishula.node.sessions import Session
 from trishula.node.status import status
 from trishula.node.store import Store
@@ -68,8 +69,8 @@ async def _main(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with Store(config.state_dir / "store", config.node) as store, asyncio.TaskGroup() as tasks:
-        await asyncio.to_thread(take_stock, store.path, config, without_inbox)
-        node = Node(config, store, sockets)
+        begun = await asyncio.to_thread(take_stock, store.path, config, without_inbox)
+        node = Node(config, store, sockets, outboxes=begun)
         node.start(tasks, server_tls, client_tls)
         log.info("node %s (%s) listens on %s", config.node, SOFTWARE, ", ".join(node.listening))
         systemd.notify(f"READY=1\nSTATUS=listening on {', '.join(node.listening)}")
@@ -82,7 +83,7 @@ async def _main(config: Config) -> None:
 class Node:
     """The parts of a running node, and what they share."""
 
-    def __init__(self, config: Config, store: Store, sockets: list[socket.socket]) -> None:
+    def __init__(self, config: Config, store: Store, sockets: list[socket.socket], outboxes: list[str]) -> None:
         self.node = config.node
         self.limits = config.limits
         self.software = SOFTWARE
@@ -99,6 +100,7 @@ class Node:
             handshake_timeout_s=config.handshake_timeout_s,
         )
         self._inboxes = Inboxes(config.mailbox_dir, config.agents, store, self.filer, self.hub)
+        self.outboxes = Outboxes(config, outboxes, store, self.hub, self.filer)
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.started = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
@@ -118,6 +120,7 @@ class Node:
         start(_raise_from(self.store.broken), "store")
         start(self.filer.run(), "mailboxes")
         start(self._inboxes.run(), "inboxes")
+        start(self.outboxes.run(), "outboxes")
         start(_feed_watchdog(), "watchdog")
         start(self._tell_presence(), "presence")
         # All sockets before any task, and so before READY: what is said to run can be reached.

@@ -66,6 +66,9 @@ class Filer(Protocol):
     def bounced(self) -> None:
         """A sender is to be told in a file."""
 
+    def progressed(self) -> None:
+        """A sender may want a receipt in a file."""
+
     def handled(self, entries: Sequence[Entry]) -> None:
         """These are read: their files leave the inbox."""
 
@@ -96,6 +99,7 @@ class Hub:
         self.since: dict[str, int] = {}
         """When the link to each node last came up or went down, in ms since 1970."""
         self._config = config
+        self._receipts_for = {agent.name for agent in config.agents.values() if agent.receipts}
         self._store = store
         self._filer = filer
         self._listeners: dict[str, set[Listener]] = defaultdict(set)
@@ -203,10 +207,14 @@ class Hub:
                 case effects.Progressed(progress, was):
                     if State.UNCONFIRMED in (was, progress.state) or progress.state is State.REFUSED:
                         self._filer.bounced()
+                    if progress.key.sender in self._receipts_for:
+                        self._filer.progressed()
                     for listener in self._listeners[progress.key.sender]:
                         listener.progressed(progress)
-                case effects.Stored(ref):
+                case effects.Stored(ref, _, _, rows):
                     self._filer.wake()
+                    if any(row.key.sender in self._receipts_for for row in rows):
+                        self._filer.progressed()
                     ref.stored(effect)  # type: ignore[attr-defined]  # what submit and probe take
                 case effects.Rejected(ref):
                     ref.rejected(effect)  # type: ignore[attr-defined]  # likewise

@@ -6,14 +6,10 @@ from typing import Any
 
 import msgspec
 
+from trishula.node.methods import method_of
 from trishula.node.queries import Letter
 from trishula.protocol import agent_frames
 from trishula.protocol.records import Entry, Progress
-
-
-def method_of(route: str) -> str:
-    """What the interface before this one calls a route."""
-    return {"": "", "rsync": "file_fallback"}.get(route, "websocket")
 
 
 def outcome(row: Progress) -> agent_frames.Outcome:

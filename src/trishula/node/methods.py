@@ -1,0 +1,21 @@
+"""What the interface before this one calls a route."""
+
+from __future__ import annotations
+
+WEBSOCKET = "websocket"
+FILE_FALLBACK = "file_fallback"
+
+UNSIGNED = "unsigned"
+"""The route of what a host that is not in the mesh has put into an inbox: nobody vouches for it."""
+
+_METHODS = {"": "", "rsync": FILE_FALLBACK, UNSIGNED: FILE_FALLBACK}
+
+
+def method_of(route: str) -> str:
+    """Of a route that was taken; nothing, where none was."""
+    return _METHODS.get(route, WEBSOCKET)
+
+
+def method_now(route: str) -> str:
+    """Of the route that is in use: where there is none, what is sent waits as a file."""
+    return method_of(route) or FILE_FALLBACK
