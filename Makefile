@@ -51,6 +51,9 @@ lint: $(synced) ## ruff, mypy --strict, yamllint, ansible-lint, shellcheck
 unit: $(synced) ## the Python tests alone, without Docker
 	pytest
 
+soak: $(synced) ## schedules of the simulation for SECONDS (60), from SEED on; the last line is JSON
+	@PYTHONPATH=tests python -m simulation.soak --seconds $(or $(SECONDS),60) --seed $(or $(SEED),$(shell date +%s))
+
 format: $(synced) ## let ruff mend what it can
 	ruff check --fix-only .
 	ruff format .
@@ -62,4 +65,4 @@ clean: ## remove .venv, the caches and the images of the hosts
 $(synced): pyproject.toml uv.lock scripts/venv scripts/uv.txt
 	@scripts/venv
 
-.PHONY: help venv mesh hosts down demo test lint unit format clean
+.PHONY: help venv mesh hosts down demo test lint unit soak format clean

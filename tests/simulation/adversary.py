@@ -115,7 +115,7 @@ class Adversary:
     def _replay(self, end: End, frame: Mail) -> Sent:
         """What was said once, to whomever, is said again, to whomever."""
         old = frames.encode(self._anew(self._random.choice(self._seen)))
-        dialler = self._random.choice(self._mesh.network.connections())
+        dialler = self._random.choice(self._mesh.network.connections() or [end])
         to = self._random.choice([end, dialler, dialler.other])
         return [(end, frames.encode(frame)), (to, old)]
 

@@ -73,6 +73,7 @@ class Agent:
     def submit(self, submission: Submission) -> None:
         """Hand it to the node, if there is one, and come back if nothing is heard."""
         world = self.host.world
+        submission.brief = submission.brief or self.host.error != 0
         if self.host.process is not None:
             if submission.node is None:
                 self.host.process.submit(submission, submission.message, submission.ttl)

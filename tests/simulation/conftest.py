@@ -2,39 +2,39 @@
 
     pytest tests/simulation                          the schedules that every test run lives through
     pytest tests/simulation --schedules 5000         more of them
-    pytest tests/simulation --seed 105 --nodes 3     one again, as a failure says it
+    pytest tests/simulation --seed 105               one again, as a failure says it
+    pytest tests/simulation --seed 105 --keep 3,7    with these of its steps only: what a failure was shrunk to
+    make soak SECONDS=600 SEED=20000                 on all cores, for as long as one likes
 
-A schedule is what a seed makes of it: when agents write what to whom, how slow the network and the disks are, who is
-killed, cut off, frozen, out of disk or dialled twice, and what an adversary does to frames.
+A schedule is what a seed makes of it: how many nodes there are and who is never linked to whom, their limits, when
+agents write what to whom and read it, and the troubles: who is killed at which step, frozen, asleep, cut off one way or
+both, out of disk, slow, dialled twice; whose clock is set wrong, whose store is lost or comes back from a backup, whose
+keys are changed, who is removed; and what an adversary with one node's keys does to frames. Then all troubles end, and
+when the dust has settled, every promise must have been kept.
 
     world    time and chance            host       the shell around a node's engine    witness    the invariants
-    network  connections, partitions    store      its disk                            mesh       all of it; schedules
-    agents   who writes                 adversary  who meddles
+    network  connections, partitions    store      its disk                            mesh       all hosts, healed, judged
+    agents   who writes and reads       files      its mailboxes                       schedule   what a seed makes of it
+                                        adversary  who meddles                         search     many, on all cores
 
-A seed means another schedule once something draws from the world that did not before; so what a seed found is kept as a
-test of its own, here or in tests/unit.
+The pauses of the core (back-off, reclaim, retention) are scaled down, so that a schedule sees what follows them.
+A seed means another schedule once something draws from it that did not before; so what a seed found is kept as a test of
+its own, in test_faults or in tests/unit. And a test that can't fail shows nothing: test_teeth plants bugs in the core.
 """
 
 from __future__ import annotations
 
 import pytest
 
-SCHEDULES = 400
+SCHEDULES = 2000
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("simulation")
     group.addoption("--nodes", type=int, help="in a mesh of so many nodes only")
+    group.addoption("--keep", type=_numbers, help="with these steps of its plan only, or none")
     group.addoption("--schedules", type=int, default=SCHEDULES, help="how many schedules to live through")
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`nodes` and `seeds`: the schedules that were asked for."""
-    if "seeds" in metafunc.fixturenames:
-        option = metafunc.config.getoption
-        sizes = [option("nodes", None)] if option("nodes", None) else [2, 3]
-        seed = option("seed", None)
-        seeds = range(1, option("schedules", SCHEDULES) // len(sizes) + 1) if seed is None else [seed]
-        metafunc.parametrize(
-            ("nodes", "seeds"), [(size, seeds) for size in sizes], ids=[f"{size} nodes" for size in sizes]
-        )
+def _numbers(text: str) -> list[int]:
+    return [] if text == "none" else [int(number) for number in text.split(",")]

@@ -19,7 +19,7 @@ NAMES = "abcdefg"
 LAPTOP = "a"
 """Not always on, and behind a router: it dials, and nobody dials it."""
 AGENTS_PER_NODE = 2
-SETTLED_WITHIN = 150.0
+SETTLED_WITHIN = 100.0
 """Seconds after which all must be well again; the longest pause before an offer is a minute."""
 AFTERMATH = SILENT_AFTER + 0.5
 OLD, ACCEPT_NEW, SEND_NEW, NEW = range(4)

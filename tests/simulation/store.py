@@ -192,6 +192,9 @@ class Disk:
 
     # ------------------------------------------------------------ custody and retention
 
+    def holds(self, key: Key, digest: str) -> bool:
+        return key in self.held and self.held[key].digest == digest
+
     def hold(self, record: Hold) -> Held:
         former = self.held.pop(record.envelope.key, None)
         seq = self._next("held")

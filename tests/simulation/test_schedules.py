@@ -1,44 +1,72 @@
-"""Whatever happens, the promise is kept: each stored message arrives once and unaltered, and its sender is told so."""
+"""Whatever happens, the promise is kept: each stored message arrives once and unaltered, or its sender is told."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from simulation.mesh import live
+from simulation.schedule import failure, live, plan, shrink
+from simulation.search import explain, search
+
+TESTS = Path(__file__).parent.parent
 
 
-def test_whatever_happens_the_promise_is_kept(nodes: int, seeds: Iterable[int]) -> None:
-    for seed in seeds:
-        live(seed, nodes)
+def test_whatever_happens_the_promise_is_kept(request: pytest.FixtureRequest) -> None:
+    option = request.config.getoption
+    nodes, seed = option("--nodes"), option("--seed")
+    if seed is not None:
+        live(seed, nodes, keep=option("--keep"))
+        return
+    wrong = [
+        (seed, what)
+        for found in search(range(1, option("--schedules") + 1), nodes)
+        for seed, what in found
+        if what
+    ]  # fmt: skip
+    told = "\n".join(f"seed {seed}: {what[:500]}" for seed, what in wrong)
+    assert not wrong, f"{len(wrong)} schedules failed\n{told}\nthe first of them again:\n{explain(wrong[0][0], nodes)}"
+
+
+def run(*arguments: str, hashes: str = "1") -> subprocess.CompletedProcess[str]:
+    environment = {"PYTHONHASHSEED": hashes, "PYTHONPATH": str(TESTS)}
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
 def test_the_same_seed_is_the_same_story_in_every_process() -> None:
     """Else a failure could not be shown again. Python's hashes differ from process to process."""
-    program = "from simulation.mesh import live; print(*live(11, 3).world.story, sep='\\n')"
-    stories = [
-        subprocess.run(
-            [sys.executable, "-c", program],
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent.parent)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    ]
-    assert stories[0] == stories[1]
-    assert "arrived" in stories[0]
+    program = (
+        "from simulation.schedule import live\nfor seed in (11, 12, 13): print(*live(seed).world.story, sep='\\n')"
+    )
+    stories = [run("-c", program, hashes=hashes) for hashes in ("1", "2")]
+    assert stories[0].stdout == stories[1].stdout
+    assert "arrived" in stories[0].stdout
 
 
 def test_a_broken_promise_is_told_with_its_seed_and_story(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simulation.witness.Witness.verdict", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError) as told:
-        live(7, 2)
+        live(7, 3, keep=[0, 1])
     story, again = told.value.__notes__
-    assert again == "again: pytest tests/simulation --seed 7 --nodes 2"
+    assert again == "again: pytest tests/simulation --seed 7 --nodes 3 --keep 0,1"
     assert story.startswith("the story ends:\n")
-    assert "arrived" in story
+    assert "boots" in story
+
+
+def test_a_failing_schedule_is_shrunk_to_the_steps_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simulation.schedule.Fate._freeze", lambda _: 1 / 0)
+    seed = next(seed for seed in range(1, 200) if any(step.kind == "freeze" for step in plan(seed).steps))
+    kept = shrink(seed)
+    assert [step.kind for step in plan(seed).steps if step.number in kept] == ["freeze"]
+    assert failure(seed, keep=kept).startswith("ZeroDivisionError")
+    assert f"pytest tests/simulation --seed {seed} --keep {kept[0]}\n" in explain(seed)
+
+
+def test_a_soak_ends_with_a_line_of_json() -> None:
+    soak = run("-m", "simulation.soak", "--seconds", "0.2", "--seed", "40")
+    last = json.loads(soak.stdout.splitlines()[-1])
+    assert (soak.returncode, last["violations"], last["seed"]) == (0, 0, 40)
+    assert last["schedules"] > 0

@@ -24,6 +24,7 @@ from trishula.protocol.records import (
     Entry,
     Found,
     GiveUp,
+    Held,
     Hold,
     Originate,
     Originated,
@@ -60,12 +61,14 @@ class Submission:
     ttl: int | None = None
     node: str | None = None
     began: float = 0.0
+    brief: bool = False
+    """Whether it may be forgotten at once, for its expiry was set by a wrong clock."""
     done: bool = False
     """Whether the agent has heard of its fate."""
 
     def is_over(self, now: float) -> bool:
-        """Whether its first try may have expired and been forgotten: the next would be another message."""
-        return self.ttl is not None and now > self.began + self.ttl / 1000
+        """Whether its first try may have expired and been forgotten: the next one would be another message."""
+        return self.brief or (self.ttl is not None and now > self.began + self.ttl / 1000)
 
 
 @dataclass
@@ -125,6 +128,8 @@ class Witness:
     _last: dict[tuple[int, str, str, str, bool], int] = field(default_factory=dict)
     """By connection, node, sender, recipient and lane: the number of what arrived last."""
     _looked: int = 0
+    _wasted: bool = False
+    """Whether somebody offers for ever what nobody can take."""
 
     def demand(self, truth: object, otherwise: str) -> None:
         if not truth:
@@ -226,9 +231,9 @@ class Witness:
                     self.answers.add((host.name, entry.key, entry.digest, entry.outcome))
                     self._judge(host, entry)
                     self._judge_order(host, record.envelope, entry)
-                case Hold(envelope, digest=digest), _:
+                case Hold(envelope, digest=digest), Held():
                     self.taken[host.name, envelope.key, digest] = self.world.now
-                case Accept(envelope), Declined():
+                case Accept(envelope) | Hold(envelope), Declined():
                     self.deferred.add(envelope.key)
                 case Read(), Found():
                     self.answers.update((host.name, e.key, e.digest, e.outcome) for e in result.fresh)
@@ -334,13 +339,15 @@ class Witness:
         envelope = item.open()
         key = envelope.key
         if envelope.origin == host.name:
-            on_disk = host.disk.envelopes.get(key)
+            committed = host.disk.envelopes.get(key) in (envelope, None) and self._was_originated(envelope)
             self._ways[key].add(wire.end.number)
         else:
-            row = host.disk.held.get(key)
-            on_disk = None if row is None else row.envelope
+            committed = (host.name, key, digest_of(envelope.payload)) in self.taken
             self.demand(envelope.dest == wire.link.peer, f"{host.name} gives {key} to a second relay")
-        self.demand(on_disk == envelope, f"{key} went out of {host.name} without its commit")
+        self.demand(committed, f"{key} went out of {host.name} without its commit")
+
+    def _was_originated(self, envelope: Envelope) -> bool:
+        return (envelope.origin, envelope.key, digest_of(envelope.payload)) in self.originated
 
     def _is_dealt_with(self, host: Host, wire: Wire, envelope: Envelope, since: float) -> bool:
         """A relay acknowledges what it has put into custody since it heard it, from no memory (rule 2)."""
@@ -377,6 +384,7 @@ class Witness:
     def unkept(self) -> Iterator[str]:
         """What is still owed. Empty when all is well."""
         members = [host for host in self.hosts.values() if not host.removed]
+        self._wasted = any(self._is_doomed(host, key) for host in members for key in (*host.disk.sent, *host.disk.held))
         for host in members:
             process = host.process
             if process is None:
@@ -408,9 +416,10 @@ class Witness:
             elif not window._known and (window._bytes or window._out or window._waiting):
                 yield f"the window of {host.name} for {window.dest} has {window._bytes} bytes and no envelopes"
         for line in process.engine._routes.lines.values():
-            if line.unacked or line.offers or line.arriving:
+            lively = [key for offer in line.offers.values() for key in offer.keys if not self._is_doomed(host, key)]
+            if lively or (not line.offers and line.unacked) or (line.arriving and not self._wasted):
                 yield f"{host.name} has {line.unacked} bytes under way to {line.node}"
-        if not process.idle:
+        if not process.idle and not self._wasted:
             yield f"{host.name} is still writing"
         linkable = [peer for peer in host.wiring.peers if frozenset((host.name, peer)) in self.linkable]
         if sorted(process.linked()) != sorted(linkable):

@@ -250,6 +250,12 @@ class SqlRows:
         row = self._db.execute("SELECT value FROM meta WHERE key = 'forgotten'").fetchone()
         return int(row[0]) if row else 0
 
+    def holds(self, key: Key, digest: str) -> bool:
+        row = self._db.execute(
+            "SELECT 1 FROM held WHERE sender = ? AND id = ? AND recipient = ? AND digest = ?", (*key, digest)
+        )
+        return row.fetchone() is not None
+
     def hold(self, record: Hold) -> Held:
         envelope, seal = record.envelope, record.seal
         former = self._db.execute(

@@ -82,6 +82,9 @@ class Delivery:
         self._waiting: dict[Key, Pending] = {}
         self._due: float | None = None
         """When to look at what waits: never late, at times early. It is asked for at every event."""
+        self._rewind_at: float | None = None
+        """When to read anew what waits in the store because it filled the window with waiting."""
+        self._rewinds = 0
         self._bytes = 0
         self._urgent_run = 0
         """Urgent envelopes taken since the last of the rest, over frames: one frame may hold but one large message."""
@@ -133,6 +136,7 @@ class Delivery:
 
     def rewind(self) -> None:
         """The store has more than it had below `tail`: read it from its beginning."""
+        self._rewind_at = None
         for lane in self._lanes.values():
             for pending in lane.queue:
                 self.release(pending)
@@ -211,9 +215,12 @@ class Delivery:
 
     def hurry(self) -> None:
         """A link has come up: what waits after a deferral need not wait for its time."""
+        self._rewinds = 0
         self.tick(float("inf"))
 
     def tick(self, now: float) -> None:
+        if self._rewind_at is not None and self._rewind_at <= now:
+            self.rewind()
         due = [pending for pending in self._waiting.values() if pending.due <= now]
         for pending in due:
             del self._waiting[pending.envelope.key]
@@ -221,7 +228,9 @@ class Delivery:
         self._requeue(due)
 
     def deadline(self) -> float | None:
-        return self._due
+        if self._due is None or self._rewind_at is None:
+            return self._rewind_at if self._due is None else self._due
+        return min(self._due, self._rewind_at)
 
     @property
     def backlog(self) -> int:
@@ -259,6 +268,17 @@ class Delivery:
         pending.attempts += 1
         self._waiting[pending.envelope.key] = pending
         self._due = pending.due if self._due is None else min(self._due, pending.due)
+        if not self._room() and 2 * len(self._waiting) > len(self._known):
+            self._shed(now, random)
+
+    def _shed(self, now: float, random: float) -> None:
+        """What nobody takes waits in the store: one full inbox must not hold up a node's other mail."""
+        for pending in list(self._waiting.values()):
+            self.release(pending)
+        if self._rewind_at is None:
+            pause = full_jitter(self._rewinds, base=_RETRY_BASE, cap=_RETRY_CAP, random=random)
+            self._rewind_at = now + _RETRY_BASE + pause
+            self._rewinds += 1
 
     def _requeue(self, again: list[Pending]) -> None:
         for urgent, lane in self._lanes.items():

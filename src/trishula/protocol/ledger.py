@@ -55,8 +55,9 @@ def apply(rows: Rows, record: Record) -> Result:  # noqa: C901, PLR0911, PLR0912
             return _accept(rows, record)
         case Settle():
             return _settle(rows, record)
-        case Hold():
-            return rows.hold(record)
+        case Hold(envelope, unless=unless):
+            declined = unless and not rows.holds(envelope.key, record.digest)
+            return Declined(unless) if declined else rows.hold(record)
         case Drop(answered):
             return Dropped(sum(rows.drop(key, digest) for key, digest in answered))
         case Entrust(keys, custodian):

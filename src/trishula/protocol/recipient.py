@@ -158,7 +158,7 @@ class Recipient:
                     entries.append(entry)
                     if fresh:
                         effects.append(self._arrived(entry))
-                case Accept(envelope), Declined(reason) if reason != EXPIRED:
+                case Accept(envelope) | Hold(envelope), Declined(reason) if reason != EXPIRED:
                     effects.append(Warn(f"deferred {envelope.key.id} from {taken.line.node}: {reason}"))
                     deferred.append(_deferral(envelope.key, reason))
                 case _:

@@ -108,12 +108,16 @@ class Reclaim:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Another node's envelope for a third one, in custody, with the MAC that its origin made."""
+    """Another node's envelope for a third one, in custody, with the MAC that its origin made.
+
+    `unless` is empty, or why it is not taken now if it is new: what is in custody may always be signed anew.
+    """
 
     envelope: Envelope
     seal: Seal
     digest: str
     at: int
+    unless: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +288,8 @@ class Rows(Protocol):
         """The latest expiry of what the ledger has ever pruned: nothing new that expires before it is new."""
 
     # ---- what is in custody here
+
+    def holds(self, key: Key, digest: str) -> bool: ...
 
     def hold(self, record: Hold) -> Held:
         """Keep it in place of what was under its key."""

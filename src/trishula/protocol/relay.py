@@ -55,14 +55,20 @@ class Relay:
                 return None
             if desk.trust.lives_too_long(now, envelope):
                 raise DeferError("it expires later than limits.max_ttl_s of this node allows")
+        seal, digest = Seal(signed.kid, signed.mac), digest_of(envelope.payload)
+        return Hold(envelope, seal, digest, now.wall, self._unless(envelope))
+
+    def _unless(self, envelope: Envelope) -> str:
+        """Why this is not taken now unless it is in custody already."""
+        desk = self._desk
         if desk.full:
-            raise DeferError(desk.full)
+            return desk.full
         held = self._bytes[envelope.dest]
         if held + len(envelope.payload) > desk.limits.max_held_bytes:
-            raise DeferError(f"{held} bytes for {envelope.dest} are in custody here already (limits.max_held_bytes)")
+            return f"{held} bytes for {envelope.dest} are in custody here already (limits.max_held_bytes)"
         if not desk.always_on and desk.routes.line_to(envelope.dest) is None:
-            raise DeferError(f"this node has no link to {envelope.dest}")
-        return Hold(envelope, Seal(signed.kid, signed.mac), digest_of(envelope.payload), now.wall)
+            return f"this node has no link to {envelope.dest}"
+        return ""
 
     def held(self, now: Instant, record: Hold, result: Held) -> list[Effect]:
         """It is in custody, durably."""
