@@ -83,7 +83,8 @@ def adopt(draw: st.DrawFn) -> records.Record:
     read = draw(st.booleans())
     digest, at = digest_of(envelope.payload), draw(times)
     payload, file = (None, "") if read else (envelope.payload, "f.json")
-    return records.Adopt(envelope.key, digest, envelope.origin, 40, at, read, payload, file)
+    route = draw(st.sampled_from(["", records.UNSIGNED]))
+    return records.Adopt(envelope.key, digest, envelope.origin, 40, at, read, payload, file, route)
 
 
 keys = st.builds(Key, here, ids, away)

@@ -64,6 +64,9 @@ class Config:
     mailbox_dir: Path
     default_agent: str
     always_on: bool
+    unsigned_inbox: bool
+    """Whether what others put into inboxes is shown, though nobody vouches for it."""
+    jikoku_log: Path | None
     listen_address: str
     listen_port: int
     certificate: Path
@@ -118,6 +121,8 @@ def _read(root: Table, credentials_dir: Path | None) -> Config:
         mailbox_dir=mailbox_dir,
         default_agent=_default_agent(node, agents),
         always_on=node.flag("always_on", default=True),
+        unsigned_inbox=node.flag("unsigned_inbox", default=False),
+        jikoku_log=_absolute(node, "jikoku_log", path) if (path := node.text("jikoku_log", "")) else None,
         listen_address=listen.text("address", "127.0.0.1"),
         listen_port=listen.integer("port", 8765, 0, 65535),
         certificate=_readable(tls, "certificate"),

@@ -34,6 +34,7 @@ from trishula.node.status import status
 from trishula.node.store import Store
 from trishula.node.tls import client_context, server_context
 from trishula.node.trace import trace
+from trishula.node.unsigned import Unsigned
 from trishula.node.wire import LARGEST_PEER_FRAME, ServerWire, largest_frame
 from trishula.protocol import frames
 from trishula.protocol.errors import TrishulaError
@@ -99,7 +100,14 @@ class Node:
             max_frame=largest_frame(config.limits),
             handshake_timeout_s=config.handshake_timeout_s,
         )
-        self._inboxes = Inboxes(config.mailbox_dir, config.agents, store, self.filer, self.hub)
+        self._inboxes = Inboxes(
+            config.mailbox_dir,
+            config.agents,
+            store,
+            self.filer,
+            self.hub,
+            Unsigned(config) if config.unsigned_inbox else None,
+        )
         self.outboxes = Outboxes(config, outboxes, store, self.hub, self.filer)
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.started = time.monotonic()
@@ -147,6 +155,7 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self.hub.stop)
 
     def problem(self) -> str:
         """Why the node is not ready, or nothing."""

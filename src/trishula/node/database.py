@@ -238,6 +238,13 @@ class SqlRows:
             (entry.read_at, *entry.key, entry.digest),
         )
 
+    def vouch(self, entry: Entry) -> None:
+        self._db.execute(
+            "UPDATE ledger SET origin = ?, expires_at = ?, route = ? WHERE sender = ? AND id = ? AND recipient = ?"
+            " AND digest = ?",
+            (entry.origin, entry.expires_at, entry.route, *entry.key, entry.digest),
+        )
+
     def unread_counts(self) -> Mapping[str, int]:
         return dict(
             self._db.execute(

@@ -12,7 +12,7 @@ import os
 import stat
 import uuid
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -119,7 +119,7 @@ def look(folder: str, agent: str, name: str, known: Known | None, *, most: int) 
         if not stat.S_ISREG(status.st_mode):
             return History(name, mark)
         own = known if known is not None and known.size == mark.size else None
-        raw = _read(path, mark) if own is not None or mark.size <= most else b""
+        raw = read(path, mark) if own is not None or mark.size <= most else b""
     except PermissionError as error:
         fix = "let the group of the folder read it"
         return Unfinished(name, mark, MessageError(f"it can't be read: {error.strerror}", code="unreadable", fix=fix))
@@ -138,7 +138,7 @@ def _judge(agent: str, name: str, mark: Mark, raw: bytes, most: int) -> Seen:
     try:
         return Ready(name, mark, raw, finish(agent, name, mark, raw, most=most))
     except MessageError as error:
-        return Bad(name, mark, error) if _is_object(raw) else Unfinished(name, mark, error)
+        return Bad(name, mark, error) if is_object(raw) else Unfinished(name, mark, error)
 
 
 def finish(agent: str, name: str, mark: Mark, raw: bytes, *, most: int) -> Message:
@@ -204,7 +204,7 @@ def bounce(mailbox: str, agent: str, name: str, mark: Mark, error: TrishulaError
     return True
 
 
-def _read(path: str, mark: Mark) -> bytes | None:
+def read(path: str, mark: Mark) -> bytes | None:
     """The whole of a regular file; None where it is not the one with this mark."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb", buffering=0) as stream:  # noqa: PTH123 - a descriptor, no path
@@ -215,11 +215,23 @@ def _read(path: str, mark: Mark) -> bytes | None:
         return raw if mark_of(os.fstat(descriptor)) == mark and len(raw) == mark.size else None
 
 
-def _is_object(raw: bytes) -> bool:
+def is_object(raw: bytes) -> bool:
+    """Whether these bytes are a whole JSON object, good or bad."""
+    return isinstance(_decoded(raw), dict)
+
+
+def sender_of(raw: bytes) -> str:
+    """Whom a message says it is from, or nothing."""
+    value = _decoded(raw)
+    sender = value.get("from") if isinstance(value, dict) else None
+    return sender if isinstance(sender, str) else ""
+
+
+def _decoded(raw: bytes) -> Any:
     try:
-        return isinstance(_any.decode(raw), dict)
+        return _any.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError):
-        return False
+        return None
 
 
 def _too_large(size: int, most: int) -> MessageError:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from trishula.node import queries
 from trishula.node.config import Config
+from trishula.node.jikoku import Jikoku, Submitter
 from trishula.node.links import LinkWire
 from trishula.node.logs import Bounded, Sparing
 from trishula.node.store import Store
@@ -22,18 +23,10 @@ from trishula.protocol.envelope import State
 from trishula.protocol.errors import SendError
 from trishula.protocol.frames import Introduction
 from trishula.protocol.message import Message
-from trishula.protocol.records import Entry, Found, Progress, Result
+from trishula.protocol.records import Adopt, Entry, Found, Progress, Result
 from trishula.protocol.routes import LOOPBACK
 
 log = logging.getLogger(__name__)
-
-
-class Submitter(Protocol):
-    """Who submitted a message: hears of its fate."""
-
-    def stored(self, effect: effects.Stored) -> None: ...
-
-    def rejected(self, effect: effects.Rejected) -> None: ...
 
 
 class Listener(Protocol):
@@ -96,6 +89,7 @@ class Hub:
         self.on_redial: list[Callable[[], None]] = []
         """Called when the clock jumped: the diallers make new links."""
         self.links: dict[int, LinkWire] = {}
+        self.jikoku = None if config.jikoku_log is None else Jikoku(config.jikoku_log)
         self.since: dict[str, int] = {}
         """When the link to each node last came up or went down, in ms since 1970."""
         self._config = config
@@ -111,8 +105,15 @@ class Hub:
 
     def start(self) -> None:
         """Begin with what the store holds."""
+        if self.jikoku is not None:
+            self.jikoku.start()
         self._store.start(self._committed, self._failed)
         self._carry_out(self.engine.start(now()))
+
+    def stop(self) -> None:
+        """Put on paper what is still to be written."""
+        if self.jikoku is not None:
+            self.jikoku.stop()
 
     # ------------------------------------------------------------ agents
 
@@ -126,7 +127,11 @@ class Hub:
         """How many connections get this agent's messages as they arrive."""
         return sum(listener.receiving for listener in self._listeners[agent])
 
-    def submit(self, submitter: Submitter, message: Message, ttl_ms: int | None) -> None:
+    def submit(self, submitter: Submitter, message: Message, ttl_ms: int | None, *, begun: float | None = None) -> None:
+        """`begun` is when the sender called, on the monotonic clock; now, if it is not given."""
+        if self.jikoku is not None:
+            begun = now().mono if begun is None else begun
+            submitter = self.jikoku.timed(submitter, message, begun, self.engine.route)
         self._carry_out(self.engine.submit(now(), submitter, message, ttl_ms))
 
     def probe(self, submitter: Submitter, message: Message, node: str, ttl_ms: int) -> None:
@@ -134,6 +139,10 @@ class Hub:
 
     def done(self, asker: Asker | None, agent: str, message_id: str, sender: str | None = None) -> None:
         self._carry_out(self.engine.done(now(), asker, agent, message_id, sender))
+
+    def adopt(self, record: Adopt) -> None:
+        """A message was found in an inbox that nobody has sent here."""
+        self._carry_out(self.engine.adopt(now(), record))
 
     # ------------------------------------------------------------ links
 
@@ -207,6 +216,8 @@ class Hub:
                 case effects.Progressed(progress, was):
                     if State.UNCONFIRMED in (was, progress.state) or progress.state is State.REFUSED:
                         self._filer.bounced()
+                    if self.jikoku is not None and was is not State.DELIVERED:
+                        self.jikoku.settled(progress)
                     if progress.key.sender in self._receipts_for:
                         self._filer.progressed()
                     for listener in self._listeners[progress.key.sender]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from trishula.protocol.records import UNSIGNED
+
 WEBSOCKET = "websocket"
 FILE_FALLBACK = "file_fallback"
-
-UNSIGNED = "unsigned"
-"""The route of what a host that is not in the mesh has put into an inbox: nobody vouches for it."""
 
 _METHODS = {"": "", "rsync": FILE_FALLBACK, UNSIGNED: FILE_FALLBACK}
 

@@ -285,8 +285,11 @@ def mark_receipts(db: sqlite3.Connection, done: Sequence[ReceiptFile]) -> None:
 
 def want_receipts(db: sqlite3.Connection, agents: Iterable[str]) -> None:
     """These agents want receipts as files from here on, and no others."""
+    wanted = {*agents}
+    if wanted == {agent for (agent,) in db.execute("SELECT agent FROM receipts_for")}:
+        return  # a node starts on a full disk, too
     db.execute("DELETE FROM receipts_for")
-    db.executemany("INSERT INTO receipts_for VALUES (?)", [(agent,) for agent in agents])
+    db.executemany("INSERT INTO receipts_for VALUES (?)", [(agent,) for agent in wanted])
     db.execute("UPDATE outgoing SET receipt = 0 WHERE receipt = 1 AND sender NOT IN (SELECT agent FROM receipts_for)")
 
 
