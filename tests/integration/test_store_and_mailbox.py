@@ -478,6 +478,26 @@ def test_only_what_was_written_and_is_gone_is_done_and_a_folder_that_can_not_be_
     on_disk(tmp_path, receive)
 
 
+def test_what_is_gone_and_could_not_be_noted_on_a_full_disk_is_said_again(tmp_path: Path) -> None:
+    async def receive(disk: Disk) -> None:
+        hub = Hub()
+        inboxes = Inboxes(disk.mailboxes, ["mac"], disk.store, disk.projector, cast(NodeHub, hub))
+        await disk.commit(accept("one"))
+
+        async def marked() -> bool:
+            return len(await disk.store.read(lambda db: queries.inbox_files(db, "mac"))) == 1
+
+        await until(marked, "the file is there")
+        (disk.inbox() / "one.json").unlink()
+        disk.projector.marked.clear()
+        watching = asyncio.create_task(inboxes.run())
+        # The folder has not changed for longer than one look may doubt, and the hub stores nothing of what it is told.
+        await until(lambda: len(hub.done_) >= 5, "it is said again and again")
+        watching.cancel()
+
+    on_disk(tmp_path, receive)
+
+
 @pytest.mark.parametrize("at_once", [True, False], ids=["in one step", "where no file system can"])
 def test_a_file_is_never_moved_over_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, at_once: bool) -> None:
     if not at_once:

@@ -72,7 +72,10 @@ class Adversary:
         self._seen.append(frame)
         if self._random.randrange(self._every):
             return [(end, data)]
-        trick = self._random.choice(self._evil_tricks if end.host == self._evil else self._tricks)
+        tricks = self._evil_tricks if end.host == self._evil else self._tricks
+        if end.other.host == self._evil and isinstance(frame, frames.Receipts):
+            tricks = [*tricks, self._contradict_itself]
+        trick = self._random.choice(tricks)
         self._mesh.world.tell(
             "adversary", f"{trick.__name__} on {end.host} to {end.other.host}: {type(frame).__name__}"
         )
@@ -163,10 +166,7 @@ class Adversary:
         return [genuine, (end, frames.encode(self._anew(self._with(frame, [self._sealed(end, forged)]))))]
 
     def _equivocate(self, end: End, frame: Mail) -> Sent:
-        """It sends another content under an id that it has sent, or carried; a true receipt is held back.
-
-        So that the refusal of the other content is the first word on that id that its origin hears.
-        """
+        """It sends another content under an id that it has sent, or carried."""
         genuine = [(end, frames.encode(frame))]
         seen = [envelope for old in self._seen if isinstance(old, frames.Deliver) for envelope in old.envelopes]
         there = [item for item in seen if item.dest == end.other.host]
@@ -176,6 +176,22 @@ class Adversary:
         other = msgspec.structs.replace(item, payload=msgspec.Raw(bytes(item.payload).replace(b"x", b"z")))
         forged = self._anew(frames.Deliver(seq=0, envelopes=[self._sealed(end, other)]))
         return [*genuine, (end, frames.encode(forged))]
+
+    def _contradict_itself(self, end: End, frame: Mail) -> Sent:
+        """A true receipt for its mail is held back, and another content sent to its recipient under the same id.
+
+        So that the refusal of the other content is the first word on that id that its engine hears.
+        """
+        assert isinstance(frame, frames.Receipts)
+        self._silenced.append(end)
+        ours = [word.id for word in frame.receipts if word.origin == self._evil]
+        seen = [envelope for old in self._seen if isinstance(old, frames.Deliver) for envelope in old.envelopes]
+        sent = [item for item in seen if item.id in ours and item.dest == end.host and item.origin == self._evil]
+        if not sent:
+            return []
+        other = msgspec.structs.replace(sent[0], payload=msgspec.Raw(bytes(sent[0].payload).replace(b"x", b"z")))
+        forged = self._anew(frames.Deliver(seq=0, envelopes=[self._sealed(end.other, other)]))
+        return [(end.other, frames.encode(forged))]
 
     def _usurp(self, end: End, frame: Mail) -> Sent:
         """It says, with its own key, that a third node has, or refuses, what is still on its way there."""

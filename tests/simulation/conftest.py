@@ -13,13 +13,13 @@ keys are changed, who is removed; and what an adversary with one node's keys doe
 when the dust has settled, every promise must have been kept.
 
     world    time and chance            host       the shell around a node's engine    witness    the invariants
-    network  connections, partitions    store      its disk                            mesh       all hosts, healed, judged
-    agents   who writes and reads       files      its mailboxes                       schedule   what a seed makes of it
+    network  connections, partitions    store      its disk                            mesh       all hosts, judged
+    agents   who writes and reads       files      its mailboxes                       schedule   what comes of a seed
                                         adversary  who meddles                         search     many, on all cores
 
 The pauses of the core (back-off, reclaim, retention) are scaled down, so that a schedule sees what follows them.
-A seed means another schedule once something draws from it that did not before; so what a seed found is kept as a test of
-its own, in test_faults or in tests/unit. And a test that can't fail shows nothing: test_teeth plants bugs in the core.
+A seed means another schedule once something draws from it that did not before; so what a seed found is kept as a test
+of its own, in test_faults or in tests/unit. A test that cannot fail shows nothing: test_teeth plants bugs in the core.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class Mesh:
         for host in self.hosts.values():
             host.boot()
 
-    def heal(self) -> None:
+    def heal(self) -> None:  # noqa: C901 - a line for each trouble
         """End all troubles."""
         self.world.tell("the world", "is healed")
         self.network.heal()

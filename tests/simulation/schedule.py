@@ -22,7 +22,7 @@ from simulation.host import Host
 from simulation.mesh import ACCEPT_NEW, LAPTOP, NAMES, NEW, SEND_NEW, Mesh
 from simulation.witness import Submission
 from simulation.world import ViolationError, World
-from trishula.protocol import delivery, origin, retention
+from trishula.protocol import custody, delivery, origin, retention
 from trishula.protocol.limits import Limits
 
 SIZES = {3: 10, 4: 5, 5: 3, 6: 1, 7: 1}
@@ -134,9 +134,8 @@ def _scaled(random: Random) -> Iterator[None]:
     )
     with ExitStack() as stack:
         stack.enter_context(mock.patch.multiple(delivery, **windows, _RETRY_CAP=4.0))
-        stack.enter_context(
-            mock.patch.multiple(origin, RECLAIM_BASE=4.0, RECLAIM_CAP=8.0, _LOOK_EVERY_S=5.0, _GIVEN_UP_AT_ONCE=3)
-        )
+        stack.enter_context(mock.patch.multiple(origin, _LOOK_EVERY_S=5.0, _GIVEN_UP_AT_ONCE=3))
+        stack.enter_context(mock.patch.multiple(custody, RECLAIM_BASE=4.0, RECLAIM_CAP=8.0))
         stack.enter_context(mock.patch.multiple(retention, EVERY=2.0, AT_ONCE=random.choice([3, 500])))
         yield
 

@@ -1,4 +1,4 @@
-"""Schedules for as long as one likes: `make soak SECONDS=60 SEED=1`. The last line is JSON; status 1 where one failed."""
+"""Schedules for as long as one likes: `make soak SECONDS=60 SEED=1`. Its last line is JSON; it fails where one did."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from random import Random
 
 import pytest
 
@@ -188,8 +189,9 @@ def test_of_two_links_one_remains_and_nothing_is_lost_or_doubled(seed: int) -> N
 @pytest.mark.parametrize("nodes", [2, 3])
 def test_an_adversary_on_every_frame_costs_time_and_nothing_else(nodes: int) -> None:
     mesh = mesh_of(nodes)
-    mesh.witness.disorder = True
-    mesh.network.meddler = Adversary(mesh.witness, mesh.network, 1, mesh.keyrings, mesh.homes)
+    mesh.witness.hostile = True
+    mesh.witness.evil = "b"
+    mesh.network.meddler = Adversary(mesh, "b", Random(1), 1)
     for number in range(60):
         mesh.world.at(1.0 + number / 4, lambda: [agent.write("all") for agent in mesh.agents.values()])
     mesh.world.run(20.0)

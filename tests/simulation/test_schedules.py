@@ -12,18 +12,19 @@ import pytest
 from simulation.schedule import failure, live, plan, shrink
 from simulation.search import explain, search
 
+SCHEDULES = 2000
 TESTS = Path(__file__).parent.parent
 
 
 def test_whatever_happens_the_promise_is_kept(request: pytest.FixtureRequest) -> None:
     option = request.config.getoption
-    nodes, seed = option("--nodes"), option("--seed")
+    nodes, seed = option("nodes", None), option("seed", None)
     if seed is not None:
-        live(seed, nodes, keep=option("--keep"))
+        live(seed, nodes, keep=option("keep", None))
         return
     wrong = [
         (seed, what)
-        for found in search(range(1, option("--schedules") + 1), nodes)
+        for found in search(range(1, option("schedules", SCHEDULES) + 1), nodes)
         for seed, what in found
         if what
     ]  # fmt: skip

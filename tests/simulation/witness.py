@@ -1,4 +1,4 @@
-"""Who watches: every word of a node is held against all disks when it is said, and all of them when the dust settles."""
+"""Who watches: every word of a node is held against all disks as it is said, and all of them when the dust settles."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from trishula.protocol.records import (
     Adopt,
     Answer,
     Declined,
+    Drop,
     Ended,
-    Entrust,
     Entry,
     Found,
     GiveUp,
@@ -48,6 +48,7 @@ LARGEST = 5000
 LATER = ("store_full", "quota")
 """Errors of `send` after which an agent asks again."""
 ARRIVED = (State.DELIVERED, State.READ)
+ANSWERS = (*ARRIVED, State.REFUSED)
 SLACK = 8000
 """ms that a node may take to look at its clock and act on it."""
 
@@ -222,7 +223,9 @@ class Witness:
 
     # ------------------------------------------------------------ what disks have
 
-    def committed(self, host: Host, records: Sequence[Record], results: Sequence[Result]) -> None:
+    def committed(  # noqa: C901 - an arm for each record
+        self, host: Host, records: Sequence[Record], results: Sequence[Result]
+    ) -> None:
         for record, result in zip(records, results, strict=True):
             match record, result:
                 case Originate(message), Originated(rows, True):
@@ -243,8 +246,11 @@ class Witness:
                     self.known[row.key] = row.state
                 case GiveUp(), Ended(rows):
                     self.known.update((row.key, row.state) for row in rows)
-                case Entrust(_, custodian), _:
-                    self.counts[f"entrusted to {custodian}"] += 1
+                case Drop(answered), _ if not self.hostile:
+                    for key, digest in answered:
+                        home = host.name if key.to == PROBE else self.homes[key.to]
+                        said = any((home, key, digest, state) in self.answers for state in ANSWERS)
+                        self.demand(said or key.to == PROBE, f"{host.name} drops {key}, which nobody has answered")
                 case _:
                     pass
 
@@ -455,7 +461,7 @@ class Witness:
         counted = {
             "open": (+engine._origin._open, Counter(disk.open_counts())),
             "unread": (+engine._recipient._unread, Counter(disk.unread_counts())),
-            "held": (engine._relay._bytes, disk.held_bytes()),
+            "held": (+engine._relay._bytes, +Counter(disk.held_bytes())),
         }
         for what, (in_memory, on_disk) in counted.items():
             if in_memory != on_disk:
@@ -490,7 +496,7 @@ class Witness:
                 if (entry.outcome is State.READ) != (box == ARCHIVE):
                     yield f"{key} is {entry.outcome} at {host.name}, and its file lies in {box}"
 
-    def _lack(self, promise: Promise, row: Progress) -> str:
+    def _lack(self, promise: Promise, row: Progress) -> str:  # noqa: PLR0911 - a reason each
         key, origin, dest = row.key, self.hosts[promise.origin], self.hosts[row.dest]
         kept = origin.disk.sent.get(key)
         state = self.known.get(key, State.STORED) if kept is None else kept.state

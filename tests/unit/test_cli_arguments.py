@@ -88,6 +88,13 @@ def test_what_the_parser_does_not_understand_is_wrong_usage(
     assert not said.out
 
 
+@pytest.mark.parametrize("wrong", [["send", "agni", "x", "--timeout", "soon"], ["inbox", "--limit", "few"]])
+def test_a_wrong_number_is_named_in_words(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(wrong)
+    assert f"{wrong[-2]}: {wrong[-1]!r} is no number" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

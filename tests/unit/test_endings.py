@@ -231,6 +231,19 @@ def test_a_read_that_was_said_while_the_link_was_down_is_told_when_asked() -> No
     assert word.outcome is State.READ
 
 
+def test_a_question_that_met_a_full_disk_is_asked_again() -> None:
+    bench = recipient()
+    got(bench, "m1")
+    bench.take(bench.engine.done(bench.now, None, "agni", "m1"))
+    bench.commit()
+    asked = frames.Asked(sender="mac", to="agni", id="m1", digest=letter("m1").digest, state=State.DELIVERED)
+    bench.hear(LINK, frames.Query(items=[asked]))
+    bench.fail()
+    bench.sleep(2)
+    [word] = [word for frame in said(bench.commit_all(), frames.Receipts, LINK) for word in frame.receipts]
+    assert word.outcome is State.READ
+
+
 def test_a_query_of_what_is_no_news_or_not_the_askers_own_is_not_answered() -> None:
     bench = recipient()
     got(bench, "m1")

@@ -12,7 +12,7 @@ import pytest
 
 from trishula.protocol import frames
 from trishula.protocol.clock import DOUBT_S
-from trishula.protocol.effects import Arrived, Commit, Disconnect, Progressed, Rejected, Stored, Transmit
+from trishula.protocol.effects import Arrived, Commit, Disconnect, Progressed, Redial, Rejected, Stored, Transmit, Warn
 from trishula.protocol.envelope import Envelope, Key, State
 from trishula.protocol.limits import Limits
 from trishula.protocol.link import CLOSE_REPLACED
@@ -71,6 +71,13 @@ def test_nothing_is_said_of_a_message_before_its_commit() -> None:
     bench = origin()
     effects = bench.submit(LETTER)
     assert [type(effect) for effect in effects] == [Commit]
+
+
+def test_a_jump_of_the_clock_is_not_lost_on_a_message_that_is_refused_at_once() -> None:
+    bench = origin()
+    bench.submit(LETTER)
+    bench.wall += DAY
+    assert [type(effect) for effect in bench.submit(letter("m2", to="nobody"))] == [Redial, Warn, Rejected]
 
 
 def test_after_its_commit_a_message_is_stored_and_then_offered() -> None:
@@ -558,10 +565,6 @@ REFUSED: dict[str, tuple[Envelope, str]] = {
         payload_of(HEAD | {"body": "x" * LIMITS.max_message_bytes}),
         f"too_large: the message has 1048630 bytes, the limit is {LIMITS.max_message_bytes}",
     ),
-    "too long a life": (
-        replace(TRUE, expires_at=WALL + LIMITS.max_ttl + LIMITS.max_skew + 1),
-        "rejected: it expires later",
-    ),
     "mail for an agent of another node": (
         envelope(LETTER, "dhyana"),
         "unknown_recipient: dhyana does not live on agni",
@@ -582,6 +585,16 @@ def test_what_can_never_be_taken_is_refused_after_the_commit_of_the_refusal(bad:
     assert why in word.reason
     assert word.digest == digest_of(bad.payload)
     assert bench.disk.inbox == {}
+
+
+def test_what_lives_too_long_is_deferred_for_it_passes_with_time() -> None:
+    bench = recipient()
+    bench.deliver(LINK, sealed(replace(TRUE, expires_at=WALL + LIMITS.max_ttl + LIMITS.max_skew + 1)))
+    [defer] = said(bench.commit(), frames.Defer)
+    assert "limits.max_ttl_s" in defer.items[0].reason
+    bench.sleep(1)
+    bench.deliver(LINK, sealed(replace(TRUE, expires_at=WALL + LIMITS.max_ttl + LIMITS.max_skew + 1)), seq=2)
+    assert len(of(bench.commit(), Arrived)) == 1
 
 
 def test_a_life_within_the_limit_and_the_skew_of_two_clocks_is_taken() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,14 @@ def test_a_key_that_is_there_twice_is_refused_by_its_name(raw: str, key: str) ->
     with pytest.raises(MessageError, match="is there twice") as refused:
         write(raw)
     assert refused.value.key == key
+
+
+def test_the_one_key_that_is_there_twice_is_found_among_very_many_without_holding_up_the_node() -> None:
+    keys = [f"k{number:05}" for number in range(80_000)]
+    begun = time.process_time()
+    with pytest.raises(MessageError, match="k79999"):
+        write(with_field("body", "{" + ",".join(f'"{key}":1' for key in [*keys, keys[-1]]) + "}"))
+    assert time.process_time() - begun < 5  # comparing each with each takes a minute
 
 
 GOOD = b'{"to": "agni", "x": 1}'

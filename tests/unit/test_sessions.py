@@ -112,3 +112,24 @@ def test_what_another_session_is_done_with_is_not_handed_out_any_more() -> None:
         await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(asyncio.wait_for(story(), 5))
+
+
+def test_an_agent_that_sends_and_does_not_listen_is_not_read_from_for_ever() -> None:
+    class Deaf(Wire):
+        async def send(self, data: bytes, *, text: bool) -> None:  # noqa: ARG002 - the wire's
+            await asyncio.Event().wait()
+
+    async def story() -> None:
+        wire = Deaf()
+        hub = SimpleNamespace(attach=lambda *_: None, detach=lambda *_: None)
+        node = SimpleNamespace(hub=hub, store=Store(), limits=Limits(), node="mac", software="trishula/2")
+        running = asyncio.create_task(Session(cast(ServerWire, wire), "mac", cast(Node, node)).run())
+        most = 10_000
+        for ref in range(most):
+            wire.requests.put_nowait(b'{"frame": "send", "ref": %d, "message": {"from": "agni"}}' % ref)
+        await asyncio.sleep(0.5)
+        assert 0 < wire.requests.qsize() < most
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(story(), 5))

@@ -81,13 +81,14 @@ class Inboxes:
                 self._hub.done(None, agent, file.id, file.sender)
             await asyncio.sleep(0)
         unfinished = await self._adopt(agent, present.difference(file.file for file in files))
-        if time.time_ns() - changed > _SETTLED_NS and not unfinished:
+        # What was said to be done may not have been noted, on a full disk for one: look again.
+        if not gone and not unfinished and time.time_ns() - changed > _SETTLED_NS:
             self._seen[agent] = changed
 
     async def _adopt(self, agent: str, names: set[str]) -> bool:
-        """Take in what others have put there. Says whether some of it may still be written."""
-        if self._unsigned is None:
-            return False
+        """Take in what others have put there. Says whether to look again."""
+        if self._unsigned is None or self._store.problem:
+            return self._unsigned is not None
         records, unfinished = await asyncio.to_thread(self._unsigned.find, agent, self._folders[agent], names)
         for number, record in enumerate(records, 1):
             self._hub.adopt(record)

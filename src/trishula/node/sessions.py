@@ -32,6 +32,9 @@ _MOST_OPEN = 1024
 """Messages of one connection that may be on their way into the store; reading waits beyond."""
 _PER_READ = 256
 _MOST_UNHEARD = 16
+"""Answers to questions, which may be large, that an agent may leave unheard; beyond, it is not read from."""
+_MOST_UNHEARD_WORDS = 4 * _MOST_OPEN
+"""As above, for all that it is told."""
 _LISTEN_CHECK = 0.05
 
 
@@ -117,6 +120,7 @@ class Session:
         try:
             while True:
                 await self._take(agent_frames.decode_request(await self._wire.recv(decode=False)))
+                await self._until_heard(_MOST_UNHEARD_WORDS)
         except ConnectionClosed:
             pass
         except FrameError as error:
@@ -191,8 +195,11 @@ class Session:
             self._replies.put_nowait(agent_frames.Data(ref, said) if isinstance(said, dict) else said)
         except TrishulaError as error:
             self._fail(ref, error)
-        # An agent that asks and does not listen is not read from any more.
-        while self._replies.qsize() > _MOST_UNHEARD:  # noqa: ASYNC110 - rare, and the queue has no event for it
+        await self._until_heard(_MOST_UNHEARD)
+
+    async def _until_heard(self, most: int) -> None:
+        """An agent that talks and does not listen is not read from any more."""
+        while self._replies.qsize() > most:  # noqa: ASYNC110 - rare, and the queue has no event for it
             await asyncio.sleep(_LISTEN_CHECK)
 
     async def _outcomes(self, request: agent_frames.Outcomes) -> frames.Frame:

@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from trishula.protocol.records import UNSIGNED, Adopt
 
 _QUIET_S = 10.0
 """A file that is no message, and was left alone for so long, will never be one."""
+_TRIES = 2
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +32,17 @@ class Unsigned:
         self._directory = config.directory()
         self._limits = config.limits
         self._known: dict[str, dict[str, Mark]] = {agent: {} for agent in config.agents}
+        self._tried: Counter[tuple[str, str, Mark]] = Counter()
+        """How often each file was handed over: on a full disk nothing came of it."""
 
     def find(self, agent: str, inbox: Path, names: Iterable[str]) -> tuple[list[Adopt], bool]:
-        """The messages among these files, the oldest first; and whether one of them may still be written."""
+        """The messages among these files, the oldest first; and whether to look again."""
         known = self._known[agent]
         names = {*filter(drops.is_drop, names)}
         for name in known.keys() - names:
             del known[name]
+        for key in [key for key in self._tried if key[0] == agent and key[1] not in names]:
+            del self._tried[key]
         found: list[Adopt] = []
         unfinished = False
         for name in names:
@@ -50,8 +56,14 @@ class Unsigned:
             if raw is None or (raw and not drops.is_object(raw) and time.time() - mark.mtime_ns / 1e9 < _QUIET_S):
                 unfinished = True
                 continue
-            known[name] = mark
-            found += self._message(agent, name, mark, raw)
+            messages = self._message(agent, name, mark, raw)
+            self._tried[agent, name, mark] += 1
+            if messages and self._tried[agent, name, mark] <= _TRIES:
+                found += messages
+                unfinished = True
+            else:
+                del self._tried[agent, name, mark]
+                known[name] = mark
         return sorted(found, key=lambda record: record.at), unfinished
 
     def _is_one(self, status: os.stat_result) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from trishula.protocol import frames
 from trishula.protocol.clock import Clock, Instant
@@ -22,6 +24,11 @@ Failed = Callable[[Instant, SendError], list[Effect]]
 """What follows when it could not be committed: nothing of it happened."""
 Loop = Callable[[Instant, Line, int, Sequence[Pending]], list[Effect]]
 """Takes mail for agents of this node."""
+
+
+_ASK_AGAIN_S = 1.0
+_MOST_ASKED = 64
+"""Questions that wait for room on the disk; the oldest make room for others."""
 
 
 class Desk:
@@ -55,6 +62,8 @@ class Desk:
         self.loop: Loop
         self._batches: dict[int, tuple[Done, Failed]] = {}
         self._last_batch = 0
+        self._asked: deque[tuple[Record, Done]] = deque(maxlen=_MOST_ASKED)
+        self._ask_at: float | None = None
 
     # ------------------------------------------------------------ commits
 
@@ -62,6 +71,26 @@ class Desk:
         self._last_batch += 1
         self._batches[self._last_batch] = (done, failed)
         return Commit(self._last_batch, tuple(records))
+
+    def ask(self, record: Record, done: Done) -> Commit:
+        """A question to the store. On a full disk it fails with what is to be written, and is asked again."""
+        return self.commit([record], done, partial(self._ask_again, record, done))
+
+    def _ask_again(self, record: Record, done: Done, now: Instant, _error: SendError) -> list[Effect]:
+        self._asked.append((record, done))
+        self._ask_at = now.mono + _ASK_AGAIN_S
+        return []
+
+    def deadline(self) -> float | None:
+        return self._ask_at
+
+    def tick(self, now: Instant) -> list[Effect]:
+        if self._ask_at is None or self._ask_at > now.mono:
+            return []
+        again = list(self._asked)
+        self._asked.clear()
+        self._ask_at = None
+        return [self.ask(record, done) for record, done in again]
 
     def committed(self, now: Instant, batch: int, results: Sequence[Result]) -> list[Effect]:
         done, _ = self._batches.pop(batch)

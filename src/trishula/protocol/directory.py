@@ -51,7 +51,8 @@ class Directory:
         try:
             return self._groups[name[1:]]
         except KeyError:
-            known = ", ".join(f"@{group}" for group in sorted(self._groups)) or "no groups"
+            known = ", ".join(f"@{group}" for group in sorted(self._groups))
+            fix = f"known are {known}" if known else "this mesh has no groups ([groups] in node.toml)"
             raise SendError(
-                f"there is no group {name!r}", code="unknown_recipient", key="to", value=name, fix=f"known are {known}"
+                f"there is no group {name!r}", code="unknown_recipient", key="to", value=name, fix=fix
             ) from None

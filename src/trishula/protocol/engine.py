@@ -110,17 +110,19 @@ class Engine:
 
     def submit(self, now: Instant, ref: object, message: Message, ttl: int | None = None) -> list[Effect]:
         """A local agent's message, to live for `ttl` ms. Ends in `Stored` or `Rejected` under `ref`."""
+        effects = self._look(now)
         try:
-            return self._look(now) + self._origin.submit(now, ref, message, ttl)
+            return effects + self._origin.submit(now, ref, message, ttl)
         except SendError as error:
-            return [Rejected(ref, error)]
+            return [*effects, Rejected(ref, error)]
 
     def probe(self, now: Instant, ref: object, message: Message, node: str, ttl: int) -> list[Effect]:
         """As `submit`, for a message to the node itself."""
+        effects = self._look(now)
         try:
-            return self._look(now) + self._origin.probe(now, ref, message, node, ttl)
+            return effects + self._origin.probe(now, ref, message, node, ttl)
         except SendError as error:
-            return [Rejected(ref, error)]
+            return [*effects, Rejected(ref, error)]
 
     def done(self, now: Instant, ref: object, agent: str, message_id: str, sender: str | None = None) -> list[Effect]:
         """A local agent has handled a message. Ends in `Answered` under `ref`, unless that is None."""
@@ -308,11 +310,23 @@ class Engine:
             delivery.tick(now.mono)
         if overdue:
             effects += self._desk.pump_all(now)
-        return effects + self._origin.tick(now) + self._custody.tick(now) + self._retention.tick(now)
+        return (
+            effects
+            + self._desk.tick(now)
+            + self._origin.tick(now)
+            + self._custody.tick(now)
+            + self._retention.tick(now)
+        )
 
     def deadline(self) -> float | None:
         """When to call `tick` next, on the monotonic clock."""
-        dues = [self._begin_at, self._origin.deadline(), self._custody.deadline(), self._retention.deadline()]
+        dues = [
+            self._begin_at,
+            self._desk.deadline(),
+            self._origin.deadline(),
+            self._custody.deadline(),
+            self._retention.deadline(),
+        ]
         dues += [delivery.deadline() for delivery in self._windows()]
         return min((due for due in dues if due is not None), default=None)
 

@@ -250,7 +250,7 @@ class Origin:
     def ask(self, now: Instant, dest: str, line: Line) -> list[Effect]:
         """A link to `dest` has come up: ask about what may have come further (rule 7)."""
         record = Survey(dest, SURVEYED, now.wall)
-        return [self._desk.commit([record], partial(self._surveyed, line), lambda _now, _error: [])]
+        return [self._desk.ask(record, partial(self._surveyed, line))]
 
     def _surveyed(self, line: Line, _now: Instant, results: Sequence[Result]) -> list[Effect]:
         (result,) = results

@@ -121,8 +121,6 @@ class Recipient:
 
     def _accept(self, now: Instant, line: Line, envelope: Envelope) -> Accept:
         digest, refusal = self._desk.trust.judge(envelope)
-        if not refusal and self._desk.trust.lives_too_long(now, envelope):
-            refusal = "rejected: it expires later than limits.max_ttl_s of this node allows"
         route = route_name(envelope.origin, line.node)
         return Accept(envelope, digest, now.wall, route, refusal, self._unless(now, envelope))
 
@@ -130,10 +128,11 @@ class Recipient:
         """Why this is not taken now unless it was before. What only a clock can say, a doubtful one does not."""
         desk = self._desk
         expired = envelope.expires_at <= now.wall
-        if (expired or desk.trust.lives_too_long(now, envelope)) and not desk.clock.trusted(now):
-            return "the clock of this node is not to be trusted yet"
-        if expired:
-            return EXPIRED
+        if expired or desk.trust.lives_too_long(now, envelope):
+            if not desk.clock.trusted(now):
+                return "the clock of this node is not to be trusted yet"
+            # The latter passes with time: its origin's clock may have jumped ahead when it was sent.
+            return EXPIRED if expired else "it expires later than limits.max_ttl_s of this node allows"
         if desk.full:
             return desk.full
         agent = envelope.key.to
@@ -211,7 +210,7 @@ class Recipient:
         return effects + self._custody.acked(now, taken.line, offer) + self._desk.pump_line(now, taken.line)
 
     def adopt(self, record: Adopt) -> Effect:
-        """A message that lies in an inbox and came by no link: shown once, if it is new."""
+        """A message that lies in an inbox and came by no link: shown once, if it is new. It may be found again."""
         return self._desk.commit([record], self._adopted, lambda _now, _error: [])
 
     def _adopted(self, _now: Instant, results: Sequence[Result]) -> list[Effect]:
@@ -225,18 +224,18 @@ class Recipient:
         """Its origin asks how far these have come."""
         known = {Key(item.sender, item.id, item.to): item.state for item in frame.items}
         asked = tuple((Key(item.sender, item.id, item.to), item.digest) for item in frame.items)
-        return [self._desk.commit([Recall(asked)], partial(self._recalled, line, known), lambda _now, _error: [])]
+        return [self._desk.ask(Recall(asked), partial(self._recalled, line, known))]
 
     def catch_up(self, now: Instant) -> Effect:
         """What a former life did not tell its own agents of their mail to each other: no link comes up to ask there."""
         survey = Survey(self._desk.node, SURVEYED, now.wall)
-        return self._desk.commit([survey], self._surveyed, lambda _now, _error: [])
+        return self._desk.ask(survey, self._surveyed)
 
     def _surveyed(self, _now: Instant, results: Sequence[Result]) -> list[Effect]:
         (result,) = results
         assert isinstance(result, Surveyed)
         asked = Recall(tuple((row.key, row.digest) for row in result.progress))
-        return [self._desk.commit([asked], self._caught_up, lambda _now, _error: [])] if asked.asked else []
+        return [self._desk.ask(asked, self._caught_up)] if asked.asked else []
 
     def _caught_up(self, now: Instant, results: Sequence[Result]) -> list[Effect]:
         (result,) = results
