@@ -138,13 +138,21 @@ def test_a_file_is_removed_only_if_it_is_still_what_was_read(
             rename(source, target)
 
         monkeypatch.setattr(os, "rename", late)
-    assert not drops.remove(str(tmp_path), "a.json", ready.mark)
+    assert not drops.remove(str(tmp_path), "a.json", ready.mark, ready.raw)
     assert path.exists()
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
     ready = Ready("a.json", drops.mark_of(path.lstat()), b"", ready.message)
-    assert drops.remove(str(tmp_path), "a.json", ready.mark)
+    assert drops.remove(str(tmp_path), "a.json", ready.mark, ready.raw)
     assert list(tmp_path.iterdir()) == []
-    assert drops.remove(str(tmp_path), "a.json", ready.mark), "it is gone already"
+    assert drops.remove(str(tmp_path), "a.json", ready.mark, ready.raw), "it is gone already"
+
+
+def test_a_writer_that_adds_the_end_of_the_line_late_has_written_one_message(tmp_path: Path) -> None:
+    ready = dropped(tmp_path, "a.json", '{"to": "agni"}')
+    with (tmp_path / "a.json").open("a") as file:
+        file.write("\n")
+    assert drops.remove(str(tmp_path), "a.json", ready.mark, ready.raw)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_files_of_one_name_are_both_kept_to_be_sent(tmp_path: Path) -> None:
@@ -269,6 +277,21 @@ def test_a_draft_that_is_called_like_its_message_makes_room_for_it(tmp_path: Pat
         assert (outbox / "m.json").read_bytes() == ready.message.payload
 
     on_disk(tmp_path, send)
+
+
+def test_a_draft_that_is_taken_out_while_we_look_makes_room_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(folder: str, _agent: str, name: str, _payload: bytes) -> bool:
+        (Path(folder) / name).unlink()
+        return False
+
+    monkeypatch.setattr(drops, "is_draft", too_late)
+    (tmp_path / "m.json").write_text('{"id": "m", "to": "agni"}')
+    letter = message()
+    due = queries.FileDue("messages", 1, "mac", "outbox", "mac", "m", letter.payload, taken=False)
+    assert mailbox.write_file(tmp_path, due) == "m.json"
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [letter.payload]
 
 
 # ---------------------------------------------------------------- a store that is new

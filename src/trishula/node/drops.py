@@ -25,6 +25,7 @@ TAKEN = ".taken-"
 """How the name of a dropped file begins while it is being removed."""
 
 _NAMESPACE = uuid.UUID("7d5c1d0a-5a43-5c1f-9f0e-6f1f2b8a9c10")
+_LINE_ENDS = 16
 _LARGEST = 64 * 1024 * 1024
 _any = msgspec.json.Decoder()
 
@@ -159,17 +160,21 @@ def is_draft(folder: str, agent: str, name: str, payload: bytes) -> bool:
     return isinstance(seen, Ready) and seen.message.payload == payload
 
 
-def remove(folder: str, name: str, mark: Mark) -> bool:
-    """Remove a dropped file, if it is still what was read; else it stays. Says whether it has gone."""
+def remove(folder: str, name: str, mark: Mark, raw: bytes) -> bool:
+    """Remove a dropped file, if it is still what was read; else it stays. Says whether it has gone.
+
+    With another end of its last line it is still that: its writer had not quite finished.
+    """
     path = f"{folder}/{name}"
     taken = f"{folder}/{TAKEN}{name}"
     try:
-        if mark_of(os.lstat(path)) != mark:
+        now = mark_of(os.lstat(path))
+        if now != mark and not (now.inode == mark.inode and _is_still(path, now, raw)):
             return False
         os.rename(path, taken)  # noqa: PTH104 - once for every drop
     except FileNotFoundError:
         return True
-    if mark_of(os.lstat(taken)) == mark:
+    if mark_of(os.lstat(taken)) == now:
         os.unlink(taken)  # noqa: PTH108 - see above
         return True
     give_back(folder, name)
@@ -218,6 +223,10 @@ def read(path: str, mark: Mark) -> bytes | None:
 def is_object(raw: bytes) -> bool:
     """Whether these bytes are a whole JSON object, good or bad."""
     return isinstance(_decoded(raw), dict)
+
+
+def _is_still(path: str, mark: Mark, raw: bytes) -> bool:
+    return mark.size <= len(raw) + _LINE_ENDS and (read(path, mark) or b"").strip() == raw.strip()
 
 
 def sender_of(raw: bytes) -> str:

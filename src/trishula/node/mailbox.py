@@ -241,7 +241,10 @@ def _is_its(folder: Path, name: str, file: FileDue) -> bool:
     """Whether a place in the folder is nobody's, the file's already, or that of the draft that it was made from."""
     if free(f"{folder}/{name}", file.payload):
         return True
-    return file.box == "outbox" and drops.is_draft(str(folder), file.agent, name, file.payload)
+    if file.box != "outbox":
+        return False
+    # A draft may be taken out at any moment: who finds it neither here nor gone has to look again.
+    return drops.is_draft(str(folder), file.agent, name, file.payload) or not os.path.lexists(f"{folder}/{name}")
 
 
 def retire_file(outbox: Path, file: EndedFile) -> None:

@@ -17,6 +17,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,10 @@ _PER_TURN = 16
 """Messages that are submitted before others have a turn on the event loop."""
 _QUIET_S = 2.0
 """So long a file that is no message must have been left alone to be one that will never be."""
+_STILL_S = 0.01
+"""Whoever has written a file within that time may have a line's end to add: it would be another message."""
 _AGAIN_S = 1.0
+_MUCH_LATER_S = 10.0
 _LOOK_EVERY_S = 1.0
 _LOOK_OFTEN_S = 0.04
 _LOOK_ALL_S = 60.0
@@ -130,6 +134,8 @@ class Outbox:
         self._stir = asyncio.Event()
         self._known: dict[str, int] = {}
         """What is there and none of our business any more, and the hash of its mark: there may be many."""
+        self._hints: dict[str, None] = {}
+        """What was touched just now, which is looked at before all that may be new."""
         self._todo: dict[str, None] = {}
         self._busy: set[str] = set()
         """What is on its way into the store, or out of the folder."""
@@ -158,7 +164,7 @@ class Outbox:
             self._seen = 0
             self._look_at = min(self._look_at, self._soon)
         else:
-            self._todo.update(dict.fromkeys(names))
+            self._hints.update(dict.fromkeys(names))
         self._stir.set()
 
     def own(self, name: str, mark: Mark) -> None:
@@ -183,13 +189,13 @@ class Outbox:
             try:
                 await self._look_around(watcher)
                 await self._work()
-                if not self._todo and self._seen:
+                if not self._hints and not self._todo and self._seen:
                     self.looked.set()
             except StoreError as error:
                 self._say(f"the store can't be read: {error}")
                 await asyncio.sleep(_AGAIN_S)
             try:
-                async with asyncio.timeout(0 if self._todo else self._pause()):
+                async with asyncio.timeout(0 if self._hints or self._todo else self._pause()):
                     await self._stir.wait()
             except TimeoutError:
                 self._wake_what_waits()
@@ -265,12 +271,17 @@ class Outbox:
 
     async def _work(self) -> None:
         """Do all that is to be done now."""
-        while self._todo or self._stored or self._bad:
+        while self._hints or self._todo or self._stored or self._bad:
             await self._clear()
             names = [name for name in self._take() if name not in self._busy]
             if not names:
                 continue
-            known = await self._store.read(partial(queries.known, agent=self._agent, ids={*map(drops.stem, names)}))
+            ids = {*map(drops.stem, names)}
+            try:
+                known = await self._store.read(partial(queries.known, agent=self._agent, ids=ids))
+            except StoreError:
+                self._todo.update(dict.fromkeys(names))
+                raise
             seen = await asyncio.to_thread(self._look_at_all, names, known)
             for name in names:
                 self._refused.pop(name, None)
@@ -282,7 +293,18 @@ class Outbox:
                     await asyncio.sleep(0)
 
     def _look_at_all(self, names: list[str], known: dict[str, Known]) -> list[Seen]:
+        self._let_settle(names)
         return [seen for name in names if (seen := self._look(name, known)) is not None]
+
+    def _let_settle(self, names: list[str]) -> None:
+        """Wait until the youngest of these files is a little older."""
+        wait = 0.0
+        for name in names:
+            with contextlib.suppress(OSError):
+                age = time.time() - os.lstat(self.folder / name).st_mtime
+                if 0 <= age < _STILL_S:
+                    wait = max(wait, _STILL_S - age)
+        time.sleep(wait)
 
     def _look(self, name: str, known: dict[str, Known]) -> Seen | None:
         """In a thread. None for what is half-written and has not changed since."""
@@ -294,9 +316,10 @@ class Outbox:
         return drops.look(str(self.folder), self._agent, name, known.get(drops.stem(name)), most=self._most)
 
     def _take(self) -> list[str]:
-        taken = [name for name, _ in zip(self._todo, range(_AT_ONCE), strict=False)]
+        names = self._hints or self._todo
+        taken = [name for name, _ in zip(names, range(_AT_ONCE), strict=False)]
         for name in taken:
-            del self._todo[name]
+            del names[name]
         return taken
 
     async def _judge(self, seen: Seen) -> None:
@@ -333,9 +356,7 @@ class Outbox:
         self._slots.release()
         if error.code in _PASSING:
             self._busy.discard(ready.name)
-            self._refused[ready.name] = time.monotonic() + _AGAIN_S
-            self.problem = str(error)
-            self._say(f"what lies in the outbox of {self._agent} waits: {error}")
+            self._wait(ready.name, _AGAIN_S, str(error))
         else:
             self._bounce(Bad(ready.name, ready.mark, error))
 
@@ -350,51 +371,63 @@ class Outbox:
         stored, self._stored = self._stored, []
         if not bad and not stored:
             return
-        changed, missing = await asyncio.to_thread(self._clear_away, stored, bad)
+        left = await asyncio.to_thread(self._clear_away, stored, bad)
         self._busy.difference_update([ready.name for ready, _ in stored], [item.name for item in bad])
-        self._todo.update(dict.fromkeys(changed))
-        if missing:
-            await self._store.write(lambda db: queries.write_outbox_again(db, self._agent, missing))
+        self._todo.update(dict.fromkeys(left.changed))
+        for name, error in left.stuck.items():
+            self._wait(name, _MUCH_LATER_S, f"{name} can't be taken out of the outbox: {error}")
+        if left.without_file:
+            await self._store.write(lambda db: queries.write_outbox_again(db, self._agent, left.without_file))
             self._projector.wake()
 
-    def _clear_away(self, stored: list[tuple[Ready, bool]], bad: list[Bad]) -> tuple[list[str], list[str]]:
-        """In a thread. Returns the files that are not what was read, and the ids of messages that have no file here."""
-        changed = []
-        missing = []
+    def _clear_away(self, stored: list[tuple[Ready, bool]], bad: list[Bad]) -> _Left:
+        """In a thread."""
+        left = _Left()
         for ready, fresh in stored:
-            if not self._try(ready.name, ready.mark, partial(self._put_away, ready)):
-                changed.append(ready.name)
+            left.note(ready.name, partial(self._put_away, ready))
             path = f"{self.folder}/{ready.message.id}.json"
             if not fresh and not holds(path, ready.message.payload):
-                missing.append(ready.message.id)
+                left.without_file.append(ready.message.id)
         for item in bad:
             log.warning("%s in the outbox of %s was not sent: %s", item.name, self._agent, item.error)
             bounce = partial(drops.bounce, self._mailbox, self._agent, item.name, item.mark, item.error, at=now().wall)
-            if not self._try(item.name, item.mark, bounce):
-                changed.append(item.name)
+            left.note(item.name, bounce)
             if item.error.code == "id_conflict" and not os.path.lexists(f"{self.folder}/{item.error.value}.json"):
-                missing.append(str(item.error.value))  # it lay in its place
-        return changed, missing
+                left.without_file.append(str(item.error.value))  # it lay in its place
+        return left
 
     def _put_away(self, ready: Ready) -> bool:
         message = ready.message
         if ready.raw == message.payload and ready.name in drops.names(message.id, self._agent, message.digest):
             self._known[ready.name] = hash(ready.mark)  # it is what we would write
             return True
-        return drops.remove(str(self.folder), ready.name, ready.mark)
+        return drops.remove(str(self.folder), ready.name, ready.mark, ready.raw)
 
-    def _try(self, name: str, mark: Mark, step: Callable[[], bool]) -> bool:
-        """Do something with a file; False where it is not any more what was read."""
-        try:
-            return step()
-        except OSError as error:
-            # It stays, and is known: its message is stored, or its reason said; a restart tries again.
-            self._known[name] = hash(mark)
-            self._say(f"{name} stays in the outbox of {self._agent}: {error}")
-            return True
+    def _wait(self, name: str, seconds: float, why: str) -> None:
+        """To be looked at again, and found to be the same, after so long."""
+        self._refused[name] = time.monotonic() + seconds
+        self.problem = why
+        self._log.warning(self._agent, f"what lies in the outbox of {self._agent} waits: {why}")
 
     def _say(self, text: str) -> None:
         self._log.warning(self._agent, text)
+
+
+@dataclass(slots=True)
+class _Left:
+    """What could not be taken out of the folder, and why; and stored messages that have no file there."""
+
+    changed: list[str] = field(default_factory=list)
+    stuck: dict[str, str] = field(default_factory=dict)
+    without_file: list[str] = field(default_factory=list)
+
+    def note(self, name: str, step: Callable[[], bool]) -> None:
+        """Do it. It says whether the file was still what was read."""
+        try:
+            if not step():
+                self.changed.append(name)
+        except OSError as error:
+            self.stuck[name] = error.strerror or str(error)
 
 
 class _Submitted:
