@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trishula.client import (
         Client,
+        Hybrid,
+        HybridTRISHULA,
         Message,
         Meta,
         NodeUnreachable,
@@ -22,6 +24,8 @@ __version__ = "2.0.0"
 
 __all__ = [
     "Client",
+    "Hybrid",
+    "HybridTRISHULA",
     "Message",
     "MessageError",
     "Meta",

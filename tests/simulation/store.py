@@ -14,7 +14,7 @@ from trishula.protocol.effects import Load
 from trishula.protocol.envelope import Envelope, Key, State
 from trishula.protocol.message import Message
 from trishula.protocol.names import PROBE
-from trishula.protocol.records import Entry, Held, Hold, Progress, Pruned, Record, Result, Seal
+from trishula.protocol.records import UNSIGNED, Entry, Held, Hold, Progress, Pruned, Record, Result, Seal
 
 TABLES = ("messages", "envelopes", "sent", "ledger", "inbox", "unfiled", "held", "numbers")
 
@@ -173,7 +173,8 @@ class Disk:
     def add_entry(self, entry: Entry, payload: bytes | None, file: str = "") -> None:
         self.ledger[entry.key] = (*self.entries(entry.key), entry)
         if payload is not None:
-            assert entry.key not in self.inbox, f"{entry.key} is delivered a second time"
+            others = {known.route for known in self.entries(entry.key) if known is not entry} - {UNSIGNED}
+            assert entry.key not in self.inbox or not others, f"{entry.key} is delivered a second time"
             self.inbox[entry.key] = payload
             if entry.key.to != PROBE and not file:
                 self.unfiled[entry.key] = None
@@ -182,6 +183,8 @@ class Disk:
         self.ledger[entry.key] = tuple(
             entry if known.digest == entry.digest else known for known in self.entries(entry.key)
         )
+
+    vouch = set_read
 
     def unread_counts(self) -> Mapping[str, int]:
         entries = (entry for entries in self.ledger.values() for entry in entries)

@@ -219,6 +219,6 @@ def test_node_and_library_load_no_extra_and_not_each_other(module: str) -> None:
 
 def test_the_library_has_its_names_and_no_others() -> None:
     for name in trishula.__all__:
-        assert getattr(trishula, name).__name__ == name
+        assert getattr(trishula, name).__name__ == {"HybridTRISHULA": "Hybrid"}.get(name, name)
     with pytest.raises(AttributeError, match="no attribute 'Mesh'"):
         trishula.Mesh  # noqa: B018

@@ -83,7 +83,8 @@ def adopt(draw: st.DrawFn) -> records.Record:
     read = draw(st.booleans())
     digest, at = digest_of(envelope.payload), draw(times)
     payload, file = (None, "") if read else (envelope.payload, "f.json")
-    return records.Adopt(envelope.key, digest, envelope.origin, 40, at, read, payload, file)
+    route = draw(st.sampled_from(["", records.UNSIGNED]))
+    return records.Adopt(envelope.key, digest, envelope.origin, 40, at, read, payload, file, route)
 
 
 keys = st.builds(Key, here, ids, away)
@@ -119,9 +120,10 @@ loads = st.builds(
 
 
 def projected(db: sqlite3.Connection, disk: Disk) -> None:
-    """All files are written: only then may what they hold be forgotten."""
+    """All files are written, and have left the outbox again: only then may what they hold be forgotten."""
     disk.unfiled.clear()
     db.execute("UPDATE messages SET projected = 1")
+    queries.forget_ended(db, queries.ended_due(db, limit=1000))
     db.execute("UPDATE ledger SET projected = 1 WHERE projected = 0")
     db.execute("UPDATE outgoing SET notice = 0")
 

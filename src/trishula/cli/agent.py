@@ -19,6 +19,7 @@ from trishula.cli.reach import with_node
 from trishula.cli.usage import UsageError
 from trishula.client.client import MOST_LISTED
 from trishula.protocol.agent_frames import Outcome
+from trishula.protocol.records import UNSIGNED
 
 
 def send(arguments: argparse.Namespace) -> int:
@@ -71,7 +72,7 @@ def inbox(arguments: argparse.Namespace) -> int:
             print_table(
                 ("RECEIVED", "FROM", "PRIORITY", "SUBJECT", "ID"),
                 [
-                    (clock(item["received_at"]), item["from"], item["priority"], item["subject"] or "-", item["id"])
+                    (clock(item["received_at"]), _from(item), item["priority"], item["subject"] or "-", item["id"])
                     for item in messages
                 ],
             )
@@ -165,6 +166,11 @@ def _plain(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
     for outcome in plain:
         del outcome["frame"]
     return plain
+
+
+def _from(item: dict[str, Any]) -> str:
+    """Whom a message is from, as its node vouches, or as it says itself."""
+    return f"{item['from']} ({UNSIGNED})" if item["route"] == UNSIGNED else str(item["from"])
 
 
 def _print_outcomes(outcomes: Iterable[Outcome]) -> None:

@@ -136,10 +136,12 @@ class Sandbox:
         *,
         limits: Mapping[str, int] | None = None,
         via: Via | None = None,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Lay out the files; nothing runs yet. A folder that was a sandbox before keeps its nodes' stores.
 
-        `via` gives the URL that a node dials instead of its peer's own: a proxy's, say.
+        `via` gives the URL that a node dials instead of its peer's own: a proxy's, say. `settings` are more keys for
+        tables of every node.toml that has them; `{root}` in them is the folder of the node.
         """
         self.directory = directory.absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -153,6 +155,7 @@ class Sandbox:
         self._homes = {agent: place for place in self.places.values() for agent in place.agents}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._via = via or (lambda _dialler, _dialled, url: url)
+        self._settings = settings or {}
         self._write(limits or {})
 
     def __enter__(self) -> Self:
@@ -325,6 +328,11 @@ class Sandbox:
             other = self.places[peer]
             way = {"dial": True, "url": self._via(place.name, peer, other.url)} if peer in dials else {"dial": False}
             tables[f"peers.{peer}"] = {**way, "agents": list(other.agents)}
+        for name in tables.keys() & self._settings.keys():
+            more = self._settings[name].items()
+            tables[name] |= {
+                key: value.format(root=place.root) if isinstance(value, str) else value for key, value in more
+            }
         # JSON's texts, numbers, truth values and lists are TOML's.
         return "\n".join(
             f"[{name}]\n"

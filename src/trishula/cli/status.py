@@ -74,6 +74,9 @@ def print_status(found: dict[str, Any], *, now: float) -> None:
         ],
         right=(3, 4),
     )
+    for name, agent in sorted(found["agents"].items()):
+        if agent["outbox"]["waiting"]:
+            print(visible(f"\n{agent['outbox']['waiting']} in the outbox of {name} wait: {agent['outbox']['problem']}"))
     silent = [name for name, peer in peers if not peer["agents"]]
     if silent:
         print(f"\nnothing is known of the agents of {', '.join(silent)} while there is no link")

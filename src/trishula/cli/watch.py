@@ -19,6 +19,7 @@ import trishula
 from trishula.cli.main import DONE
 from trishula.cli.output import clock, print_json, visible
 from trishula.cli.reach import with_node
+from trishula.protocol.records import UNSIGNED
 
 _MOST_LINES = 40
 """Of a body that are shown; the file has all of it."""
@@ -79,6 +80,8 @@ def block(message: trishula.Message) -> str:
     """One message for people: a line that says what it is, its body below, an empty line."""
     received = clock(round(message.meta.received_at.timestamp() * 1000))
     marks = "".join(f"  [{mark}]" for mark in (message.get("type"), message.get("priority")) if mark not in _USUAL)
+    if message.meta.route == UNSIGNED:
+        marks += f"  [{UNSIGNED}]"
     head = f"{received}  {message.sender}: {message.get('subject') or '-'}{marks}  ({message.id})"
     body = message.get("body", "")
     text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, indent=2)

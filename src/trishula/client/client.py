@@ -13,7 +13,8 @@ import msgspec
 
 from trishula.client import endpoint
 from trishula.client.arrivals import Arrivals
-from trishula.client.errors import RequestError, TimedOut
+from trishula.client.errors import NodeUnreachable, RequestError, TimedOut
+from trishula.client.mailbox import FILE_FALLBACK, Mailbox
 from trishula.client.message import Message, Meta, compose, fix
 from trishula.client.receipt import Receipt
 from trishula.client.session import Ask, Session
@@ -21,6 +22,8 @@ from trishula.protocol.agent_frames import Done, Inbox, Outcome, Probe, Send, Sh
 from trishula.protocol.names import is_agent, is_message_id
 
 MOST_LISTED = 1000
+WEBSOCKET = "websocket"
+FALLBACK_AFTER_S = 2.0
 
 OnMessage = Callable[[Message, Meta], Awaitable[object] | object]
 
@@ -38,7 +41,8 @@ class Client:
     The node is found by `socket`, else by the environment's TRISHULA_SOCKET, else at /run/trishula/node.sock; over the
     network by `url` (wss://), with `ca` (the mesh's CA certificate; default: the system's) and the agent's `token`, or
     a `token_file`. Entering raises `NodeUnreachable` if it can't be reached within `patience` seconds. From then on
-    lost connections are made again by themselves; a request that finds no node for `timeout` seconds fails.
+    lost connections are made again by themselves; a request that finds no node for `timeout` seconds fails. `mailbox`
+    is the agent's folder, for `send_with_fallback` alone; else what TRISHULA_MAILBOX says, else ~/trishula.
 
     `on_message(message, meta)`, plain or async, is called for each message instead of iterating. What it raises ends
     the `async with` block and comes out of it.
@@ -55,11 +59,13 @@ class Client:
         on_message: OnMessage | None = None,
         timeout: float = 30.0,
         patience: float = 0.0,
+        mailbox: str | os.PathLike[str] | None = None,
     ) -> None:
         self._endpoint = endpoint.endpoint(socket, url=url, ca=ca, token=token, token_file=token_file)
         self._on_message = on_message
         self._timeout = timeout
         self._patience = patience
+        self._mailbox = Mailbox(mailbox)
         self._entered = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -107,6 +113,11 @@ class Client:
         """The node that we talk to."""
         return self._session.greeting.node
 
+    @property
+    def connected(self) -> bool:
+        """Whether the node is there just now."""
+        return self._session.connected
+
     # ------------------------------------------------------------ sending
 
     async def send(
@@ -139,6 +150,27 @@ class Client:
         fixed = fix(message, sender=self.agent, max_bytes=self._session.greeting.max_message_bytes)
         raw = msgspec.Raw(fixed.payload[:-1])
         return await self._stored(lambda ref: Send(ref=ref, message=raw, ttl_s=ttl_s), timeout)
+
+    async def send_with_fallback(
+        self, to: str | list[str], message: Mapping[str, Any], *, timeout: float = FALLBACK_AFTER_S
+    ) -> str:
+        """Send, and say how: `websocket`, or `file_fallback` where there is no way but files just now.
+
+        A node that does not answer within `timeout` seconds finds the message in `outbox/` later: under the same id, so
+        it is sent once. Raises `MessageError` or `SendError` for what can't be sent.
+        """
+        fixed = fix({**message, "to": to}, sender=self.agent, max_bytes=self._session.greeting.max_message_bytes)
+        raw = msgspec.Raw(fixed.payload[:-1])
+        if self.connected:
+            try:
+                receipt = await self._stored(lambda ref: Send(ref=ref, message=raw), timeout)
+            except (NodeUnreachable, TimedOut):
+                pass
+            else:
+                methods = {outcome.method or FILE_FALLBACK for outcome in receipt.outcomes}
+                return FILE_FALLBACK if FILE_FALLBACK in methods else WEBSOCKET
+        await asyncio.to_thread(self._mailbox.drop, fixed)
+        return FILE_FALLBACK
 
     async def ping(self, node: str, *, route: Literal["", "rsync"] = "", timeout: float | None = None) -> Outcome:
         """Send a signed probe to a node's disk and back, on request by rsync, whatever links there are.

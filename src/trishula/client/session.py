@@ -103,6 +103,10 @@ class Session:
             with contextlib.suppress(NodeUnreachable):
                 await self._reconnect()
 
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None
+
     async def close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:

@@ -1,12 +1,16 @@
-"""What a sender finds in `bounced/` when a message did not arrive, or nobody knows whether it did."""
+"""What a sender finds in files: in `bounced/` what did not arrive, or was none; in `receipts/` how far a message is."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
+from trishula.node.methods import method_of
 from trishula.protocol.envelope import State
+from trishula.protocol.errors import TrishulaError
+from trishula.protocol.records import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,65 @@ def bounce_file(bounce: Bounce) -> bytes:
         "subject": json.loads(bounce.payload).get("subject", ""),
         "text": _sentence(bounce),
     }
+    return _lines(told)
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptFile:
+    """How far an envelope has come, for a sender who wants that as a file."""
+
+    progress: Progress
+
+    @property
+    def agent(self) -> str:
+        return self.progress.key.sender
+
+    @property
+    def name(self) -> str:
+        return f"{self.progress.key.id}~{self.progress.key.to}.json"
+
+
+def receipt_file(receipt: ReceiptFile) -> bytes:
+    """The file: a JSON object, one key a line."""
+    row = receipt.progress
+    return _lines(
+        {
+            "id": row.key.id,
+            "from": row.key.sender,
+            "to": row.key.to,
+            "node": row.dest,
+            "state": row.state.value,
+            "reason": row.reason,
+            "route": row.route,
+            "method": method_of(row.route),
+            "stored_at": iso(row.stored_at),
+            "at": iso(row.settled_at or row.stored_at),
+            "latency_ms": None if row.latency_ms is None else round(row.latency_ms, 3),
+            "expires_at": iso(row.expires_at),
+            "digest": row.digest,
+        }
+    )
+
+
+def reason_file(agent: str, name: str, error: TrishulaError, at: int) -> bytes:
+    """Beside a file that was dropped into the outbox and can't be sent."""
+    value = error.value if isinstance(error.value, str | int | None) else str(error.value)
+    return _lines(
+        {
+            "file": name,
+            "from": agent,
+            "code": error.code,
+            "reason": error.message,
+            "key": error.key,
+            "value": value,
+            "fix": error.fix,
+            "at": iso(at),
+            "text": f"{name} was not sent: {error}. Mend it and move it back to outbox/.",
+        }
+    )
+
+
+def _lines(told: dict[str, Any]) -> bytes:
     return json.dumps(told, ensure_ascii=False, indent=2).encode() + b"\n"
 
 

@@ -38,10 +38,14 @@ class ConfigErrors(ConfigError):  # noqa: N818 - it holds several
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """An agent that lives here. `socket_group` may use its socket; None: the node's own group."""
+    """An agent that lives here. `socket_group` may use its socket; None: the node's own group.
+
+    `receipts`: it wants to be told in files how far its messages have come.
+    """
 
     name: str
     socket_group: str | None
+    receipts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,9 @@ class Config:
     transport: Transport
     """`files`: nobody is dialled and nobody let in; a timer runs rsync."""
     fallback: FallbackConfig | None
+    unsigned_inbox: bool
+    """Whether what others put into inboxes is shown, though nobody vouches for it."""
+    jikoku_log: Path | None
     listen_address: str
     listen_port: int
     certificate: Path
@@ -134,6 +141,8 @@ def _read(root: Table, credentials_dir: Path | None, *, secrets: bool) -> Config
         always_on=node.flag("always_on", default=True),
         transport=_transport(node, root),
         fallback=_fallback(root),
+        unsigned_inbox=node.flag("unsigned_inbox", default=False),
+        jikoku_log=_absolute(node, "jikoku_log", path) if (path := node.text("jikoku_log", "")) else None,
         listen_address=listen.text("address", "127.0.0.1"),
         listen_port=listen.integer("port", 8765, 0, 65535),
         certificate=_readable(tls, "certificate"),
@@ -159,7 +168,9 @@ def _agents(root: Table, runtime_dir: Path) -> dict[str, AgentConfig]:
     for name in table.names():
         _agent_name(table, name)
         entry = table.table(name)
-        agents[name] = AgentConfig(name, entry.text("socket_group", "") or None)
+        agents[name] = AgentConfig(
+            name, entry.text("socket_group", "") or None, receipts=entry.flag("receipts", default=False)
+        )
         entry.done()
     longest = max((os.fsencode(runtime_dir / f"{name}.sock") for name in [*agents, "node"]), key=len)
     if len(longest) > _SOCKET_PATH_LIMIT:

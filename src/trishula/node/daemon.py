@@ -30,11 +30,13 @@ from trishula.node.links import LinkWire
 from trishula.node.listener import Doorman, agent_socket, listening_socket
 from trishula.node.mailbox import Projector
 from trishula.node.rooms import Room
+from trishula.node.outboxes import Outboxes
 from trishula.node.sessions import Session
 from trishula.node.status import status
 from trishula.node.store import Store
 from trishula.node.tls import client_context, server_context
 from trishula.node.trace import trace
+from trishula.node.unsigned import Unsigned
 from trishula.node.wire import LARGEST_PEER_FRAME, ServerWire, largest_frame
 from trishula.protocol import frames
 from trishula.protocol.errors import TrishulaError
@@ -70,8 +72,8 @@ async def _main(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with Store(config.state_dir / "store", config.node) as store, asyncio.TaskGroup() as tasks:
-        await asyncio.to_thread(take_stock, store.path, config, without_inbox)
-        node = Node(config, store, sockets)
+        begun = await asyncio.to_thread(take_stock, store.path, config, without_inbox)
+        node = Node(config, store, sockets, outboxes=begun)
         node.start(tasks, server_tls, client_tls)
         where = f"listens on {', '.join(node.listening)}" if node.listening else "works by files alone"
         log.info("node %s (%s) %s", config.node, SOFTWARE, where)
@@ -89,7 +91,7 @@ def _listening(config: Config) -> list[socket.socket]:
 class Node:
     """The parts of a running node, and what they share."""
 
-    def __init__(self, config: Config, store: Store, sockets: list[socket.socket]) -> None:
+    def __init__(self, config: Config, store: Store, sockets: list[socket.socket], outboxes: list[str]) -> None:
         self.node = config.node
         self.limits = config.limits
         self.software = SOFTWARE
@@ -106,7 +108,15 @@ class Node:
             handshake_timeout_s=config.handshake_timeout_s,
         )
         self._make_rooms()
-        self._inboxes = Inboxes(config.mailbox_dir, config.agents, store, self.filer, self.hub)
+        self._inboxes = Inboxes(
+            config.mailbox_dir,
+            config.agents,
+            store,
+            self.filer,
+            self.hub,
+            Unsigned(config) if config.unsigned_inbox else None,
+        )
+        self.outboxes = Outboxes(config, outboxes, store, self.hub, self.filer)
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.started = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
@@ -126,6 +136,7 @@ class Node:
         start(_raise_from(self.store.broken), "store")
         start(self.filer.run(), "mailboxes")
         start(self._inboxes.run(), "inboxes")
+        start(self.outboxes.run(), "outboxes")
         start(_feed_watchdog(), "watchdog")
         start(self._tell_presence(), "presence")
         # All sockets before any task, and so before READY: what is said to run can be reached.
@@ -166,6 +177,7 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self.hub.stop)
 
     def problem(self) -> str:
         """Why the node is not ready, or nothing."""

@@ -17,10 +17,10 @@ from trishula.protocol.message import Message
 from trishula.protocol.names import PROBE
 from trishula.protocol.records import Entry, Held, Hold, Progress, Pruned
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The number of the last step in `schema/`."""
 
-_PROGRESS = (
+PROGRESS = (
     "seq, sender, id, recipient, dest, digest, expires_at, stored_at, state, reason, route, settled_at, latency_ms,"
     " custodian"
 )
@@ -117,7 +117,8 @@ class SqlRows:
         key = envelope.key
         cursor = self._db.execute(
             "INSERT INTO outgoing (sender, id, recipient, dest, digest, urgent, expires_at, stored_at, state, reason,"
-            " route) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'stored', '', '')",
+            " route, receipt) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'stored', '', '',"
+            " ?1 IN (SELECT agent FROM receipts_for))",
             (*key, envelope.dest, digest, envelope.urgent, envelope.expires_at, at),
         )
         assert cursor.lastrowid is not None
@@ -125,22 +126,23 @@ class SqlRows:
 
     def outgoing(self, sender: str, message_id: str) -> tuple[Progress, ...]:
         rows = self._db.execute(
-            f"SELECT {_PROGRESS} FROM outgoing WHERE sender = ? AND id = ? ORDER BY seq", (sender, message_id)
+            f"SELECT {PROGRESS} FROM outgoing WHERE sender = ? AND id = ? ORDER BY seq", (sender, message_id)
         )
-        return tuple(_progress(row) for row in rows)
+        return tuple(progress_of(row) for row in rows)
 
     def progress(self, key: Key) -> Progress | None:
         row = self._db.execute(
-            f"SELECT {_PROGRESS} FROM outgoing WHERE sender = ? AND id = ? AND recipient = ?", key
+            f"SELECT {PROGRESS} FROM outgoing WHERE sender = ? AND id = ? AND recipient = ?", key
         ).fetchone()
-        return _progress(row) if row else None
+        return progress_of(row) if row else None
 
     def set_progress(self, progress: Progress) -> None:
         # A bounce is said in a file, and so is that it was none after all.
         bounced = progress.state in (State.REFUSED, State.UNCONFIRMED)
         self._db.execute(
             "UPDATE outgoing SET notice = notice OR (sender <> '.ping' AND (? OR state = 'unconfirmed')),"
-            " state = ?, reason = ?, route = ?, settled_at = ?, latency_ms = ?, custodian = '' WHERE seq = ?",
+            " state = ?, reason = ?, route = ?, settled_at = ?, latency_ms = ?, custodian = '',"
+            " receipt = sender IN (SELECT agent FROM receipts_for) WHERE seq = ?",
             (
                 bounced,
                 progress.state.value,
@@ -236,6 +238,13 @@ class SqlRows:
             (entry.read_at, *entry.key, entry.digest),
         )
 
+    def vouch(self, entry: Entry) -> None:
+        self._db.execute(
+            "UPDATE ledger SET origin = ?, expires_at = ?, route = ? WHERE sender = ? AND id = ? AND recipient = ?"
+            " AND digest = ?",
+            (entry.origin, entry.expires_at, entry.route, *entry.key, entry.digest),
+        )
+
     def unread_counts(self) -> Mapping[str, int]:
         return dict(
             self._db.execute(
@@ -300,15 +309,22 @@ class SqlRows:
             forgotten = max(self.forgotten(), entries[-1][1])
             db.execute("INSERT OR REPLACE INTO meta VALUES ('forgotten', ?)", (str(forgotten),))
         sent = db.execute(
-            "SELECT seq, sender, id FROM outgoing WHERE state <> 'stored' AND notice = 0 AND expires_at < ?"
+            "SELECT seq, sender, id FROM outgoing"
+            " WHERE state <> 'stored' AND notice = 0 AND receipt = 0 AND expires_at < ?"
             " ORDER BY expires_at LIMIT ?",
             (before, limit),
         ).fetchall()
         db.executemany("DELETE FROM outgoing WHERE seq = ?", [(row[0],) for row in sent])
+        # A file in the outbox that no row knows would be sent again: it is moved first, `queries.ended_due` (rule 11).
+        names = {(sender, message_id) for _, sender, message_id in sent}
         db.executemany(
-            "DELETE FROM messages WHERE sender = ?1 AND id = ?2 AND projected = 1"
+            "UPDATE messages SET ended = 1 WHERE sender = ?1 AND id = ?2"
             " AND NOT EXISTS (SELECT 1 FROM outgoing WHERE sender = ?1 AND id = ?2)",
-            {(sender, message_id) for _, sender, message_id in sent},
+            names,
+        )
+        db.executemany(
+            "DELETE FROM messages WHERE sender = ? AND id = ? AND ended = 1",
+            [name for name in names if name[0] == PROBE],
         )
         held = db.execute(
             "SELECT seq, dest, length(payload) FROM held WHERE expires_at < ? ORDER BY expires_at, seq LIMIT ?",
@@ -319,7 +335,7 @@ class SqlRows:
         return Pruned(more, tuple((dest, size) for _, dest, size in held))
 
     def _progresses(self, where: str, *values: object) -> Sequence[Progress]:
-        return [_progress(row) for row in self._db.execute(f"SELECT {_PROGRESS} FROM outgoing WHERE {where}", values)]
+        return [progress_of(row) for row in self._db.execute(f"SELECT {PROGRESS} FROM outgoing WHERE {where}", values)]
 
 
 def _projected(entry: Entry, payload: bytes | None, file: str) -> int:
@@ -333,6 +349,6 @@ def _entry(row: tuple[Any, ...]) -> Entry:
     return Entry(Key(*row[:3]), row[3], row[4], row[5], State(row[6]), row[7], row[8], row[9], row[10])
 
 
-def _progress(row: tuple[Any, ...]) -> Progress:
+def progress_of(row: tuple[Any, ...]) -> Progress:
     seq, sender, message_id, to, dest, digest, expires_at, stored_at, state, *rest = row
     return Progress(seq, Key(sender, message_id, to), dest, digest, expires_at, stored_at, State(state), *rest)

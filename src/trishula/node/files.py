@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 BOXES = ("inbox", "outbox", "archive", "bounced", "receipts")
@@ -51,8 +51,13 @@ def make_mailboxes(mailbox_dir: Path, agents: Iterable[str]) -> set[str]:
     return without
 
 
-def put(folder: str, name: str, content: bytes, *, temporary: str) -> None:
-    """Write `content` under `name`, over what is there. `temporary` makes the name of its own beside it."""
+def put(
+    folder: str, name: str, content: bytes, *, temporary: str, before: Callable[[os.stat_result], object] | None = None
+) -> None:
+    """Write `content` under `name`, over what is there. `temporary` makes the name of its own beside it.
+
+    `before` is called with what the file is, before anybody can see it.
+    """
     path = f"{folder}/{TEMPORARY}{temporary}"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)  # noqa: PTH108 - left by a crash, or put there by the agent
@@ -61,6 +66,8 @@ def put(folder: str, name: str, content: bytes, *, temporary: str) -> None:
         rest = memoryview(content)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
+        if before is not None:
+            before(os.fstat(descriptor))
     finally:
         os.close(descriptor)
     os.rename(path, f"{folder}/{name}")  # noqa: PTH104 - see above

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from trishula.node import queries
 from trishula.node.config import Config
+from trishula.node.jikoku import Jikoku, Submitter
 from trishula.node.links import LinkWire
 from trishula.node.logs import Bounded, Sparing
 from trishula.node.rooms import Room
@@ -23,18 +24,10 @@ from trishula.protocol.envelope import State
 from trishula.protocol.errors import SendError
 from trishula.protocol.frames import Introduction
 from trishula.protocol.message import Message
-from trishula.protocol.records import Entry, Found, Progress, Result
+from trishula.protocol.records import Adopt, Entry, Found, Progress, Result
 from trishula.protocol.routes import LOOPBACK
 
 log = logging.getLogger(__name__)
-
-
-class Submitter(Protocol):
-    """Who submitted a message: hears of its fate."""
-
-    def stored(self, effect: effects.Stored) -> None: ...
-
-    def rejected(self, effect: effects.Rejected) -> None: ...
 
 
 class Listener(Protocol):
@@ -67,6 +60,9 @@ class Filer(Protocol):
     def bounced(self) -> None:
         """A sender is to be told in a file."""
 
+    def progressed(self) -> None:
+        """A sender may want a receipt in a file."""
+
     def handled(self, entries: Sequence[Entry]) -> None:
         """These are read: their files leave the inbox."""
 
@@ -96,9 +92,11 @@ class Hub:
         self.links: dict[int, LinkWire] = {}
         self.rooms: dict[int, Room] = {}
         """The posts, by their negative numbers."""
+        self.jikoku = None if config.jikoku_log is None else Jikoku(config.jikoku_log)
         self.since: dict[str, int] = {}
         """When the link to each node last came up or went down, in ms since 1970."""
         self._config = config
+        self._receipts_for = {agent.name for agent in config.agents.values() if agent.receipts}
         self._store = store
         self._filer = filer
         self._listeners: dict[str, set[Listener]] = defaultdict(set)
@@ -110,10 +108,17 @@ class Hub:
 
     def start(self) -> None:
         """Begin with what the store holds."""
+        if self.jikoku is not None:
+            self.jikoku.start()
         self._store.start(self._committed, self._failed)
         for number, room in self.rooms.items():
             self.engine.post(now(), number, room.peer)
         self._carry_out(self.engine.start(now()))
+
+    def stop(self) -> None:
+        """Put on paper what is still to be written."""
+        if self.jikoku is not None:
+            self.jikoku.stop()
 
     # ------------------------------------------------------------ agents
 
@@ -127,7 +132,11 @@ class Hub:
         """How many connections get this agent's messages as they arrive."""
         return sum(listener.receiving for listener in self._listeners[agent])
 
-    def submit(self, submitter: Submitter, message: Message, ttl_ms: int | None) -> None:
+    def submit(self, submitter: Submitter, message: Message, ttl_ms: int | None, *, begun: float | None = None) -> None:
+        """`begun` is when the sender called, on the monotonic clock; now, if it is not given."""
+        if self.jikoku is not None:
+            begun = now().mono if begun is None else begun
+            submitter = self.jikoku.timed(submitter, message, begun, self.engine.route)
         self._carry_out(self.engine.submit(now(), submitter, message, ttl_ms))
 
     def probe(self, submitter: Submitter, message: Message, node: str, ttl_ms: int, *, by_post: bool = False) -> None:
@@ -135,6 +144,10 @@ class Hub:
 
     def done(self, asker: Asker | None, agent: str, message_id: str, sender: str | None = None) -> None:
         self._carry_out(self.engine.done(now(), asker, agent, message_id, sender))
+
+    def adopt(self, record: Adopt) -> None:
+        """A message was found in an inbox that nobody has sent here."""
+        self._carry_out(self.engine.adopt(now(), record))
 
     # ------------------------------------------------------------ links
 
@@ -210,10 +223,16 @@ class Hub:
                 case effects.Progressed(progress, was):
                     if State.UNCONFIRMED in (was, progress.state) or progress.state is State.REFUSED:
                         self._filer.bounced()
+                    if self.jikoku is not None and was is not State.DELIVERED:
+                        self.jikoku.settled(progress)
+                    if progress.key.sender in self._receipts_for:
+                        self._filer.progressed()
                     for listener in self._listeners[progress.key.sender]:
                         listener.progressed(progress)
-                case effects.Stored(ref):
+                case effects.Stored(ref, _, _, rows):
                     self._filer.wake()
+                    if any(row.key.sender in self._receipts_for for row in rows):
+                        self._filer.progressed()
                     ref.stored(effect)  # type: ignore[attr-defined]  # what submit and probe take
                 case effects.Rejected(ref):
                     ref.rejected(effect)  # type: ignore[attr-defined]  # likewise

@@ -1,7 +1,8 @@
 """Notices that agents have moved or removed files from their inboxes: that says `done` as well as `done` does.
 
 The folders are looked at each second, and listed where they have changed. What is gone is what the store says was
-written, by name, and is not there: it is asked first, so that a file which is just being written is not missed.
+written, by name, and is not there: it is asked first, so that a file which is just being written is not missed. What is
+there and was not sent here is left alone, or taken in unsigned, as the configuration says.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from trishula.node.database import StoreError
 from trishula.node.hub import Hub
 from trishula.node.mailbox import Projector
 from trishula.node.store import Store
+from trishula.node.unsigned import Unsigned
 
 _EVERY_S = 1.0
 _REST = 10.0
@@ -30,11 +32,21 @@ _SETTLED_NS = 2_000_000_000
 class Inboxes:
     """The inboxes of the agents here."""
 
-    def __init__(self, mailbox_dir: Path, agents: Iterable[str], store: Store, projector: Projector, hub: Hub) -> None:
+    def __init__(
+        self,
+        mailbox_dir: Path,
+        agents: Iterable[str],
+        store: Store,
+        projector: Projector,
+        hub: Hub,
+        unsigned: Unsigned | None = None,
+    ) -> None:
+        """`unsigned` reads what is there and was not sent here; without it, that is left alone."""
         self._folders = {agent: mailbox_dir / agent / "inbox" for agent in agents}
         self._store = store
         self._projector = projector
         self._hub = hub
+        self._unsigned = unsigned
         self._seen: dict[str, int] = {}
         """When each folder had last changed when it was last looked at."""
         self._rest_until = dict.fromkeys(self._folders, 0.0)
@@ -68,9 +80,21 @@ class Inboxes:
             for file in gone[start : start + _AT_ONCE]:
                 self._hub.done(None, agent, file.id, file.sender)
             await asyncio.sleep(0)
+        unfinished = await self._adopt(agent, present.difference(file.file for file in files))
         # What was said to be done may not have been noted, on a full disk for one: look again.
-        if not gone and time.time_ns() - changed > _SETTLED_NS:
+        if not gone and not unfinished and time.time_ns() - changed > _SETTLED_NS:
             self._seen[agent] = changed
+
+    async def _adopt(self, agent: str, names: set[str]) -> bool:
+        """Take in what others have put there. Says whether to look again."""
+        if self._unsigned is None or self._store.problem:
+            return self._unsigned is not None
+        records, unfinished = await asyncio.to_thread(self._unsigned.find, agent, self._folders[agent], names)
+        for number, record in enumerate(records, 1):
+            self._hub.adopt(record)
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return unfinished
 
     def _changes(self) -> dict[str, int]:
         changes = {}

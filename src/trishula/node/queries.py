@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from trishula.node.bounces import Bounce
-from trishula.node.database import SqlRows
+from trishula.node.bounces import Bounce, ReceiptFile
+from trishula.node.database import PROGRESS, SqlRows, progress_of
+from trishula.node.drops import Known
 from trishula.protocol.delivery import Row
 from trishula.protocol.effects import Load
 from trishula.protocol.envelope import Envelope, Key, State
@@ -67,6 +68,17 @@ class HandledFile:
     id: str
     file: str
     digest: str
+    payload: bytes
+
+
+class EndedFile(NamedTuple):
+    """A message of which nothing is left to be said: its file leaves the outbox, then it is forgotten."""
+
+    number: int
+    agent: str
+    id: str
+    digest: str
+    stored_at: int
     payload: bytes
 
 
@@ -250,6 +262,66 @@ def mark_told(db: sqlite3.Connection, done: Sequence[Bounce]) -> None:
     db.executemany(
         "UPDATE outgoing SET notice = 0 WHERE seq = ? AND state = ?",
         [(bounce.seq, bounce.state.value) for bounce in done],
+    )
+
+
+def receipts_due(db: sqlite3.Connection, *, limit: int, without: Collection[str] = ()) -> list[ReceiptFile]:
+    """What has come further, of senders who want that as a file; but for some of them."""
+    rows = db.execute(
+        f"SELECT {PROGRESS} FROM outgoing WHERE receipt = 1"
+        " AND sender NOT IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?",
+        (json.dumps(list(without)), limit),
+    )
+    return [ReceiptFile(progress_of(row)) for row in rows]
+
+
+def mark_receipts(db: sqlite3.Connection, done: Sequence[ReceiptFile]) -> None:
+    """These files are on the disk; what has changed since is to be written anew."""
+    db.executemany(
+        "UPDATE outgoing SET receipt = 0 WHERE seq = ? AND state = ?",
+        [(file.progress.seq, file.progress.state.value) for file in done],
+    )
+
+
+def want_receipts(db: sqlite3.Connection, agents: Iterable[str]) -> None:
+    """These agents want receipts as files from here on, and no others."""
+    wanted = {*agents}
+    if wanted == {agent for (agent,) in db.execute("SELECT agent FROM receipts_for")}:
+        return  # a node starts on a full disk, too
+    db.execute("DELETE FROM receipts_for")
+    db.executemany("INSERT INTO receipts_for VALUES (?)", [(agent,) for agent in wanted])
+    db.execute("UPDATE outgoing SET receipt = 0 WHERE receipt = 1 AND sender NOT IN (SELECT agent FROM receipts_for)")
+
+
+def ended_due(db: sqlite3.Connection, *, limit: int, without: Collection[str] = ()) -> list[EndedFile]:
+    """Messages that may be forgotten once their files have left the outbox; but for some agents."""
+    rows = db.execute(
+        "SELECT number, sender, id, digest, stored_at, payload FROM messages WHERE ended = 1 AND projected = 1"
+        " AND sender NOT IN (SELECT value FROM json_each(?)) ORDER BY number LIMIT ?",
+        (json.dumps(list(without)), limit),
+    )
+    return _fill((EndedFile(*row) for row in rows), lambda file: file.payload, MOST_BYTES)[0]
+
+
+def forget_ended(db: sqlite3.Connection, done: Sequence[EndedFile]) -> None:
+    """Their files are in another folder."""
+    db.executemany("DELETE FROM messages WHERE number = ?", [(file.number,) for file in done])
+
+
+def known(db: sqlite3.Connection, agent: str, ids: Collection[str]) -> dict[str, Known]:
+    """What `agent` has sent under these ids."""
+    rows = db.execute(
+        "SELECT id, digest, length(payload) FROM messages WHERE sender = ? AND id IN (SELECT value FROM json_each(?))",
+        (agent, json.dumps(list(ids))),
+    )
+    return {message_id: Known(digest, size) for message_id, digest, size in rows}
+
+
+def write_outbox_again(db: sqlite3.Connection, agent: str, ids: Collection[str]) -> None:
+    """The files of these messages are not in the outbox any more, and are to be."""
+    db.executemany(
+        "UPDATE messages SET projected = 0 WHERE sender = ? AND id = ? AND projected = 1",
+        [(agent, message_id) for message_id in ids],
     )
 
 

@@ -6,17 +6,16 @@ from typing import Any
 
 import msgspec
 
+from trishula.node.methods import method_of
 from trishula.node.queries import Letter
 from trishula.protocol import agent_frames
+from trishula.protocol.envelope import State
 from trishula.protocol.records import Entry, Progress
 
 
-def method_of(route: str) -> str:
-    """What the interface before this one calls a route."""
-    return {"": "", "rsync": "file_fallback"}.get(route, "websocket")
-
-
-def outcome(row: Progress) -> agent_frames.Outcome:
+def outcome(row: Progress, *, route_now: str = "") -> agent_frames.Outcome:
+    """`route_now` is the way that it takes if it has not arrived yet."""
+    route = row.route or (route_now if row.state is State.STORED else "")
     return agent_frames.Outcome(
         sender=row.key.sender,
         id=row.key.id,
@@ -24,8 +23,8 @@ def outcome(row: Progress) -> agent_frames.Outcome:
         dest=row.dest,
         state=row.state,
         reason=row.reason,
-        route=row.route,
-        method=method_of(row.route),
+        route=route,
+        method=method_of(route),
         at=row.settled_at,
         latency_ms=None if row.latency_ms is None else round(row.latency_ms, 3),
     )

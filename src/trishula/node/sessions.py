@@ -170,6 +170,7 @@ class Session:
                 await self._answer(request.ref, node.status())
 
     async def _send(self, request: agent_frames.Send) -> None:
+        begun = now().mono
         try:
             message = self._complete(bytes(request.message), self.agent)
         except MessageError as error:
@@ -177,7 +178,7 @@ class Session:
             return
         await self._slots.acquire()
         ttl = None if request.ttl_s is None else request.ttl_s * 1000
-        self._node.hub.submit(_Request(self, request.ref), message, ttl)
+        self._node.hub.submit(_Request(self, request.ref), message, ttl, begun=begun)
 
     def _complete(self, raw: bytes, sender: str) -> Any:
         stamp = datetime.fromtimestamp(now().wall / 1000, UTC).isoformat(timespec="milliseconds")
@@ -221,7 +222,8 @@ class Session:
     def request_stored(self, ref: int, effect: effects.Stored) -> None:
         self._slots.release()
         self._watched.watch(effect.message_id, effect.progress)
-        outcomes = [replies.outcome(row) for row in effect.progress]
+        route = self._node.hub.engine.route
+        outcomes = [replies.outcome(row, route_now=route(row.dest)) for row in effect.progress]
         self._replies.put_nowait(agent_frames.Stored(ref, effect.message_id, effect.digest, outcomes))
 
     def request_failed(self, ref: int, error: TrishulaError) -> None:

@@ -11,6 +11,7 @@ import trishula
 from trishula.node import queries
 from trishula.node.config import Config
 from trishula.node.hub import Hub
+from trishula.node.outboxes import Outboxes
 from trishula.node.store import Store
 from trishula.node.wire import now
 
@@ -23,6 +24,7 @@ class Reporting(Protocol):
     config: Config
     listening: list[str]
     started: float
+    outboxes: Outboxes
 
     def problem(self) -> str: ...
 
@@ -58,6 +60,7 @@ async def status(node: Reporting) -> dict[str, Any]:
                 "unread": counts.unread.get(agent, 0),
                 "oldest": counts.oldest.get(agent),
                 "attached": hub.attached(agent),
+                "outbox": node.outboxes.waiting(agent),
             }
             for agent in config.agents
         },

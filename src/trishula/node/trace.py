@@ -10,6 +10,7 @@ from typing import Any
 from trishula.node import replies
 from trishula.node.database import SqlRows
 from trishula.node.hub import Hub
+from trishula.node.methods import method_of
 from trishula.node.queries import ARCHIVED, IN_INBOX
 from trishula.node.questions import not_found
 from trishula.node.store import Store
@@ -107,7 +108,7 @@ def _sent(hub: Hub, subject: str, row: Progress) -> dict[str, Any]:
         "settled_at": row.settled_at,
         "expires_at": row.expires_at,
         "route": row.route,
-        "method": replies.method_of(row.route),
+        "method": method_of(row.route),
     }
     if row.state is not State.STORED:
         return known

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from trishula.node.drops import names
 from trishula.node.files import TEMPORARY, content
 from trishula.node.queries import FileDue
 from trishula.protocol.message import digest_of
@@ -51,6 +52,8 @@ class Written:
         digest = digest_of(file.payload)
         for box in ("outbox",) if file.box == "outbox" else ("inbox", "archive"):
             path = self._read(file.agent, box, len(file.payload)).get(digest)
+            if path is not None and box == "outbox" and Path(path).name not in names(file.id, file.sender, digest):
+                return None  # a copy, which the agent has dropped
             if path is not None and os.path.lexists(path):
                 return box, Path(path).name
             self._vanished = self._vanished or path is not None

@@ -32,7 +32,7 @@ from trishula.protocol.message import Message
 from trishula.protocol.origin import Origin
 from trishula.protocol.post import Post
 from trishula.protocol.recipient import Recipient
-from trishula.protocol.records import Begin, Begun, Result
+from trishula.protocol.records import Adopt, Begin, Begun, Result
 from trishula.protocol.relay import Relay
 from trishula.protocol.retention import Retention
 from trishula.protocol.routes import Line
@@ -132,6 +132,10 @@ class Engine:
     def done(self, now: Instant, ref: object, agent: str, message_id: str, sender: str | None = None) -> list[Effect]:
         """A local agent has handled a message. Ends in `Answered` under `ref`, unless that is None."""
         return self._look(now) + self._recipient.done(now, ref, agent, message_id, sender)
+
+    def adopt(self, now: Instant, record: Adopt) -> list[Effect]:
+        """A message was found in an inbox that nobody has sent here. Ends in `Arrived` if it is new."""
+        return [*self._look(now), self._recipient.adopt(record)]
 
     # ------------------------------------------------------------ links
 

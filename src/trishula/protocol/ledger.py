@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from trishula.protocol.envelope import State, advances
 from trishula.protocol.records import (
+    UNSIGNED,
     Accept,
     Adopt,
     Answer,
@@ -105,12 +106,16 @@ def _accept(rows: Rows, record: Accept) -> Answer | Declined:
     entries = rows.entries(envelope.key)
     for entry in entries:
         if entry.digest == record.digest:
+            if entry.route == UNSIGNED:
+                entry = replace(entry, origin=envelope.origin, expires_at=envelope.expires_at, route=record.route)  # noqa: PLW2901
+                rows.vouch(entry)
             return Answer(entry, fresh=False)
     if envelope.expires_at <= rows.forgotten():
         return Declined(EXPIRED)  # whatever the clock says: it may be what was pruned
     if record.unless:
         return Declined(record.unless)
-    refusal = ID_CONFLICT if entries else record.refusal
+    # What nobody vouches for stands in the way of nothing.
+    refusal = ID_CONFLICT if any(entry.route != UNSIGNED for entry in entries) else record.refusal
     entry = Entry(
         key=envelope.key,
         digest=record.digest,
@@ -175,9 +180,10 @@ def _read(rows: Rows, record: Read) -> Found:
     return Found(tuple(entries), tuple(fresh))
 
 
-def _adopt(rows: Rows, record: Adopt) -> Done:
-    if any(entry.digest == record.digest for entry in rows.entries(record.key)):
-        return Done(0)
+def _adopt(rows: Rows, record: Adopt) -> Answer:
+    for entry in rows.entries(record.key):
+        if entry.digest == record.digest or record.route == UNSIGNED:
+            return Answer(entry, fresh=False)
     entry = Entry(
         key=record.key,
         digest=record.digest,
@@ -186,8 +192,8 @@ def _adopt(rows: Rows, record: Adopt) -> Done:
         outcome=State.READ if record.read else State.DELIVERED,
         reason="",
         at=record.at,
-        route="",
+        route=record.route,
         read_at=record.at if record.read else None,
     )
     rows.add_entry(entry, record.payload, record.file)
-    return Done(1)
+    return Answer(entry, fresh=True)

@@ -28,7 +28,9 @@ from trishula.protocol.link import CLOSE_POLICY
 from trishula.protocol.names import PROBE
 from trishula.protocol.origin import SURVEYED, Origin
 from trishula.protocol.records import (
+    UNSIGNED,
     Accept,
+    Adopt,
     Answer,
     Declined,
     Entry,
@@ -208,6 +210,15 @@ class Recipient:
         taken.line.unacked -= offer.size
         return effects + self._custody.acked(now, taken.line, offer) + self._desk.pump_line(now, taken.line)
 
+    def adopt(self, record: Adopt) -> Effect:
+        """A message that lies in an inbox and came by no link: shown once, if it is new. It may be found again."""
+        return self._desk.commit([record], self._adopted, lambda _now, _error: [])
+
+    def _adopted(self, _now: Instant, results: Sequence[Result]) -> list[Effect]:
+        (result,) = results
+        assert isinstance(result, Answer)
+        return [self._arrived(result.entry)] if result.fresh else []
+
     # ------------------------------------------------------------ answers
 
     def query(self, line: Line, frame: frames.Query) -> list[Effect]:
@@ -237,7 +248,7 @@ class Recipient:
     ) -> list[Effect]:
         (result,) = results
         assert isinstance(result, Found)
-        mine = [entry for entry in result.entries if entry.origin == line.node]
+        mine = [entry for entry in result.entries if entry.origin == line.node and entry.route != UNSIGNED]
         news = [entry for entry in mine if entry.outcome is not known[entry.key]]
         if not news or self._desk.routes.find(line.number) is not line:
             return []
@@ -268,7 +279,8 @@ class Recipient:
         effects: list[Effect] = []
         by_origin: dict[str, list[Receipt]] = {}
         for entry in entries:
-            by_origin.setdefault(entry.origin, []).append(self._receipt(entry))
+            if entry.route != UNSIGNED:
+                by_origin.setdefault(entry.origin, []).append(self._receipt(entry))
         for origin, receipts in by_origin.items():
             if origin == self._desk.node:
                 effects += self._origin.settle(now, self._desk.routes.loopback, receipts)

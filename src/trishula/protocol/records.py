@@ -14,6 +14,9 @@ from typing import NamedTuple, Protocol
 from trishula.protocol.envelope import Envelope, Key, Receipt, State
 from trishula.protocol.message import Message
 
+UNSIGNED = "unsigned"
+"""The route of what somebody has put into an inbox himself: nobody is told that it came."""
+
 # ---------------------------------------------------------------- records
 
 
@@ -52,7 +55,7 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """A file that an empty or restored store finds in a mailbox: it has arrived once (rule 14).
+    """A file that a store finds in a mailbox: it has arrived once (rule 14), or nobody vouches for it (`UNSIGNED`).
 
     `payload` and `file` (its name in `inbox/`) where it is unread.
     """
@@ -65,6 +68,7 @@ class Adopt:
     read: bool
     payload: bytes | None
     file: str
+    route: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +284,9 @@ class Rows(Protocol):
         """Keep `entry`, and the payload of what is not refused. `file` is its name in `inbox/`, if it is there."""
 
     def set_read(self, entry: Entry) -> None: ...
+
+    def vouch(self, entry: Entry) -> None:
+        """What was there unsigned has come signed: `origin`, `expires_at` and `route` of the row are these."""
 
     def unread_counts(self) -> Mapping[str, int]:
         """Unread messages by agent."""

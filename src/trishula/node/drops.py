@@ -1,0 +1,253 @@
+"""One file that an agent dropped into its outbox: what it is, what becomes of it, and how it leaves again.
+
+What the node adds is a function of the file (rule 11): who finds the file again finds the same message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+import uuid
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+
+from trishula.node.bounces import iso, reason_file
+from trishula.node.files import move, put
+from trishula.protocol.errors import MessageError, TrishulaError
+from trishula.protocol.message import Message, complete, digest_of
+
+TAKEN = ".taken-"
+"""How the name of a dropped file begins while it is being removed."""
+
+_NAMESPACE = uuid.UUID("7d5c1d0a-5a43-5c1f-9f0e-6f1f2b8a9c10")
+_LINE_ENDS = 16
+_LARGEST = 64 * 1024 * 1024
+_any = msgspec.json.Decoder()
+
+
+class Mark(NamedTuple):
+    """What tells whether a file is still the one that was read."""
+
+    inode: int
+    mtime_ns: int
+    size: int
+
+
+def mark_of(status: os.stat_result) -> Mark:
+    return Mark(status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+class Known(NamedTuple):
+    """What the store has under an id."""
+
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The node wrote it, of a message that is stored; or it is none of ours: a folder, a link, a pipe."""
+
+    name: str
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """It is not there, or changes just now."""
+
+    name: str
+    again: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """It may still be written; `error` is what there is to say if not."""
+
+    name: str
+    mark: Mark
+    error: TrishulaError
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """It is whole and can't be sent."""
+
+    name: str
+    mark: Mark
+    error: TrishulaError
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A message."""
+
+    name: str
+    mark: Mark
+    raw: bytes
+    message: Message
+
+
+Seen = History | Gone | Unfinished | Bad | Ready
+
+
+def is_drop(name: str) -> bool:
+    """Whether a file of this name is meant to be sent."""
+    return name.endswith(".json") and not name.startswith(".")
+
+
+def stem(name: str) -> str:
+    """The id of the message whose file this would be, had the node written it."""
+    return name.removesuffix(".json").partition("~")[0]
+
+
+def names(message_id: str, sender: str, digest: str) -> tuple[str, str, str]:
+    """What the node calls the file of a message, best first (rule 12)."""
+    return f"{message_id}.json", f"{message_id}~{sender}.json", f"{message_id}~{sender}~{digest[:16]}.json"
+
+
+def look(folder: str, agent: str, name: str, known: Known | None, *, most: int) -> Seen:
+    """What the file is. `known` is what the store has under the id in its name, `most` the limit of a message."""
+    path = f"{folder}/{name}"
+    own = None
+    try:
+        mark = mark_of(status := os.lstat(path))
+        if not stat.S_ISREG(status.st_mode):
+            return History(name, mark)
+        own = known if known is not None and known.size == mark.size else None
+        raw = read(path, mark) if own is not None or mark.size <= most else b""
+    except PermissionError as error:
+        fix = "let the group of the folder read it"
+        return Unfinished(name, mark, MessageError(f"it can't be read: {error.strerror}", code="unreadable", fix=fix))
+    except OSError as error:
+        return Gone(name, again=error.errno != errno.ENOENT)
+    if raw is None:
+        return Gone(name, again=True)
+    if own is not None and digest_of(raw) == own.digest:
+        return History(name, mark)
+    return _judge(agent, name, mark, raw, most)
+
+
+def _judge(agent: str, name: str, mark: Mark, raw: bytes, most: int) -> Seen:
+    if mark.size > most:
+        return Bad(name, mark, _too_large(mark.size, most))
+    try:
+        return Ready(name, mark, raw, finish(agent, name, mark, raw, most=most))
+    except MessageError as error:
+        return Bad(name, mark, error) if is_object(raw) else Unfinished(name, mark, error)
+
+
+def finish(agent: str, name: str, mark: Mark, raw: bytes, *, most: int) -> Message:
+    """The message in a dropped file, whatever is missing filled in. Raises `MessageError`."""
+    content = hashlib.sha256(raw).hexdigest()
+    return complete(
+        raw,
+        sender=agent,
+        new_id=str(uuid.uuid5(_NAMESPACE, f"{agent}\n{name}\n{mark.mtime_ns}\n{content}")),
+        timestamp=iso(mark.mtime_ns // 1_000_000),
+        max_bytes=most,
+    )
+
+
+def is_draft(folder: str, agent: str, name: str, payload: bytes) -> bool:
+    """Whether the file there, finished, is the message with this payload: its place is the message's own."""
+    seen = look(folder, agent, name, None, most=_LARGEST)
+    return isinstance(seen, Ready) and seen.message.payload == payload
+
+
+def remove(folder: str, name: str, mark: Mark, raw: bytes) -> bool:
+    """Remove a dropped file, if it is still what was read; else it stays. Says whether it has gone.
+
+    With another end of its last line it is still that: its writer had not quite finished.
+    """
+    path = f"{folder}/{name}"
+    taken = f"{folder}/{TAKEN}{name}"
+    try:
+        now = mark_of(os.lstat(path))
+        if now != mark and not (now.inode == mark.inode and _is_still(path, now, raw)):
+            return False
+        os.rename(path, taken)  # noqa: PTH104 - once for every drop
+    except FileNotFoundError:
+        return True
+    if mark_of(os.lstat(taken)) == now:
+        os.unlink(taken)  # noqa: PTH108 - see above
+        return True
+    give_back(folder, name)
+    return False
+
+
+def give_back(folder: str, name: str) -> None:
+    """What was taken is not what was read, or nobody knows: it is in the outbox again."""
+    taken = f"{folder}/{TAKEN}{name}"
+    try:
+        move(taken, f"{folder}/{name}")
+    except FileExistsError:  # another has its name meanwhile, and both are to be sent
+        move(taken, f"{folder}/{name.removesuffix('.json')}~{os.lstat(taken).st_ino}.json")
+
+
+def bounce(mailbox: str, agent: str, name: str, mark: Mark, error: TrishulaError, *, at: int) -> bool:
+    """Move what can't be sent to `bounced/`, the reason beside it. Says whether it was still what was read."""
+    source = f"{mailbox}/outbox/{name}"
+    try:
+        if mark_of(os.lstat(source)) != mark:
+            return False
+    except FileNotFoundError:
+        return True
+    bounced = f"{mailbox}/bounced"
+    target = name
+    if os.path.lexists(f"{bounced}/{name}"):
+        target = f"{name.removesuffix('.json')}~{mark.mtime_ns}.json"
+    # The reason comes first: a crash in between leaves the file where it is found again.
+    put(bounced, f"{target}.reason.json", reason_file(agent, name, error, at), temporary=f"drop-{mark.inode}")
+    with contextlib.suppress(FileNotFoundError):
+        move(source, f"{bounced}/{target}")
+    return True
+
+
+def read(path: str, mark: Mark) -> bytes | None:
+    """The whole of a regular file; None where it is not the one with this mark."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb", buffering=0) as stream:  # noqa: PTH123 - a descriptor, no path
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        raw = stream.read(mark.size + 1)
+        # What is written while it is read would be a message that nobody wrote.
+        return raw if mark_of(os.fstat(descriptor)) == mark and len(raw) == mark.size else None
+
+
+def is_object(raw: bytes) -> bool:
+    """Whether these bytes are a whole JSON object, good or bad."""
+    return isinstance(_decoded(raw), dict)
+
+
+def _is_still(path: str, mark: Mark, raw: bytes) -> bool:
+    return mark.size <= len(raw) + _LINE_ENDS and (read(path, mark) or b"").strip() == raw.strip()
+
+
+def sender_of(raw: bytes) -> str:
+    """Whom a message says it is from, or nothing."""
+    value = _decoded(raw)
+    sender = value.get("from") if isinstance(value, dict) else None
+    return sender if isinstance(sender, str) else ""
+
+
+def _decoded(raw: bytes) -> Any:
+    try:
+        return _any.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError):
+        return None
+
+
+def _too_large(size: int, most: int) -> MessageError:
+    return MessageError(
+        f"the file has {size} bytes, the limit is {most}",
+        code="too_large",
+        key="max_message_bytes",
+        value=size,
+        fix="send a reference to a file instead, or raise limits.max_message_bytes on every node",
+    )
