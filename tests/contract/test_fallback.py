@@ -282,7 +282,7 @@ def test_what_lets_them_in_is_no_obstacle(fallback: ModuleType, also: str) -> No
         ("it has sshd\n", "There is no sshd. Install it: 'apt-get install openssh-server'"),
         (
             "it has include\n",
-            "would look for the keys of trishula-sync in .ssh/authorized_keys .ssh/authorized_keys2 (AuthorizedKeysFile)",
+            "for the keys of trishula-sync in .ssh/authorized_keys .ssh/authorized_keys2 (AuthorizedKeysFile)",
         ),
         ("ssh-ed25519,", "takes no key of the kind ssh-ed25519"),
     ],

@@ -70,8 +70,8 @@ def obstacles(said: str, account: str, ports: list[int]) -> list[str]:
         found.append("There is no sshd. Install it: 'apt-get install openssh-server'.")
     if "rsync" in has and "rrsync" not in has:
         found.append(
-            "rsync is there and /usr/bin/rrsync is not, which keeps a key to its folder. Install Debian's or Ubuntu's own "
-            "rsync ('apt-get install --reinstall rsync'), or put its rrsync there, for root to own, mode 0755."
+            "rsync is there and /usr/bin/rrsync is not, which keeps a key to its folder. Install Debian's or Ubuntu's "
+            "own rsync ('apt-get install --reinstall rsync'), or put its rrsync there, for root to own, mode 0755."
         )
     if "sshd" in has:
         found += _by_sshd(sshd, account, included="include" in has)
@@ -92,8 +92,8 @@ def _by_sshd(sshd: dict[str, list[str]], account: str, *, included: bool) -> lis
         listed = sshd.get(word.lower(), [])
         if _listed(account, listed):
             found.append(
-                f"sshd turns the {name} {account} away ({word} {' '.join(listed)}): let that line name whom it means, and not "
-                f"{account}, then 'systemctl reload ssh'."
+                f"sshd turns the {name} {account} away ({word} {' '.join(listed)}): let that line name whom it means, "
+                f"and not {account}, then 'systemctl reload ssh'."
             )
     algorithms = ",".join(sshd.get("pubkeyacceptedalgorithms", ["ssh-ed25519"])).split(",")
     if "ssh-ed25519" not in algorithms:
@@ -123,9 +123,11 @@ def _by_ufw(rule: str, ports: list[int]) -> list[str]:
     application = (match[5] or "").strip().replace("%20", " ")
     name = f"'{application}'" if application not in ("", "in", "-") else "ssh" if limited == "22" else limited
     return [
-        f"ufw has a 'limit' on {name}: the seventh connection within half a minute is dropped, and rsync comes every two "
-        f"seconds. Take it back on that host ('ufw status numbered', then 'ufw delete NUMBER'); who fears guessed "
-        "passwords switches them off in sshd (PasswordAuthentication no)."
+        (
+            f"ufw has a 'limit' on {name}: the seventh connection within half a minute is dropped, and rsync comes every "
+            "two seconds. Take it back on that host ('ufw status numbered', then 'ufw delete NUMBER'); who fears guessed "
+            "passwords switches them off in sshd (PasswordAuthentication no)."
+        )
     ]
 
 
