@@ -1,15 +1,14 @@
-#!/usr/bin/python
 """Puts a login's real ~/trishula aside, and takes over what is in it into the mailbox.
 
-    ~/trishula ──aside──► ~/trishula.before-<date>/    inbox/*      ──► inbox/                           unread, as they were
-                                                       outbox/**    ──► outbox/sent/<date>-imported/     never sent again
-                                                       archive/**   ──► archive/
+    ~/trishula ──aside──► ~/trishula.before-<date>/    inbox/*    ──► inbox/                        unread as before
+                                                       outbox/**  ──► outbox/sent/<date>-imported/  never sent again
+                                                       archive/** ──► archive/
 
 All of it as the login itself: root would follow the links that somebody laid. What was put aside stays, with a list of
 what was taken over, so that a run that was broken off is taken up where it ended.
 """
 
-# ruff: noqa: INP001 - Ansible looks into this folder; it is no package
+# ruff: noqa: INP001
 from __future__ import annotations
 
 import contextlib
@@ -48,7 +47,7 @@ author: TRISHULA contributors
 """
 EXAMPLES = r"""
 - name: Put it aside
-  ansible.legacy.trishula_old_folder:
+  trishula_old_folder:
     user: openclaw
     mailbox: /var/lib/trishula/mailboxes/mac
     step: aside
@@ -109,7 +108,7 @@ def take_over(home: Path, mailbox: Path, *, change: bool) -> list[str]:
                     continue
                 counts[box] += 1
                 if change:
-                    _copy(path, target, mailbox)
+                    _copy(path, target, mailbox, resumed=bool(done))
                     note(str(path.relative_to(aside)))
             if change:
                 os.sync()
@@ -122,10 +121,12 @@ def take_over(home: Path, mailbox: Path, *, change: bool) -> list[str]:
 
 
 def _done(aside: Path) -> set[str]:
-    try:
-        return {json.loads(line) for line in (aside / LIST).read_text("utf-8").splitlines()}
-    except (OSError, ValueError):
-        return set()
+    done = set()
+    with contextlib.suppress(FileNotFoundError):
+        for line in (aside / LIST).read_text("utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):  # the last line, if the host died
+                done.add(json.loads(line))
+    return done
 
 
 @contextlib.contextmanager
@@ -143,10 +144,10 @@ def _noting(aside: Path, *, change: bool):  # noqa: ANN202 - yields a function
 
 
 def _moves(aside: Path, mailbox: Path):  # noqa: ANN202 - yields (box, path, target)
-    """Each file with where it goes, the oldest first. What is hidden was never whole: rsync writes such names."""
+    """Each file with where it goes, box by box, the oldest first. What is hidden was never whole: so rsync names it."""
     imported = f"{aside.name.removeprefix(ASIDE)}-imported"
-    found = []
     for box in ("inbox", "outbox", "archive"):
+        found = []
         folder = aside / box
         for path in _files(folder):
             inside = path.relative_to(folder)
@@ -158,9 +159,8 @@ def _moves(aside: Path, mailbox: Path):  # noqa: ANN202 - yields (box, path, tar
                 target = mailbox / "archive" / imported / inside
             else:
                 target = mailbox / "archive" / inside
-            found.append((path.lstat().st_mtime_ns, box, path, target))
-    for _, box, path, target in sorted(found):
-        yield box, path, target
+            found.append((path.lstat().st_mtime_ns, path, target))
+        yield from ((box, path, target) for _, path, target in sorted(found))
 
 
 def _files(folder: Path):  # noqa: ANN202 - yields paths
@@ -175,13 +175,16 @@ def _files(folder: Path):  # noqa: ANN202 - yields paths
                 yield path
 
 
-def _copy(path: Path, target: Path, mailbox: Path) -> None:
-    """Whole or not at all, never over another, with its time: that says which is the older."""
+def _copy(path: Path, target: Path, mailbox: Path, *, resumed: bool) -> None:
+    """Whole or not at all, never over another, with its time: that says which is the older.
+
+    Where a run was broken off it may be there, and not on the list yet; and its agent may have read it since.
+    """
     for folder in reversed([parent for parent in target.parents if mailbox in parent.parents]):
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o770)
     read = mailbox / "archive" / target.name
-    for taken in (target, read) if target.parent == mailbox / "inbox" else (target,):
+    for taken in (target, read) if resumed and target.parent == mailbox / "inbox" else (target,):
         if taken.is_file() and filecmp.cmp(path, taken, shallow=False):
             return
     if os.path.lexists(target):

@@ -1,7 +1,6 @@
-#!/usr/bin/python
-"""Finds what syncs a folder called trishula by rsync (cron, systemd), and ends it; of what is changed a copy is kept."""
+"""Finds what syncs a folder called trishula by rsync (cron, systemd) and ends it. Of what is changed a copy is kept."""
 
-# ruff: noqa: INP001 - Ansible looks into this folder; it is no package
+# ruff: noqa: INP001
 from __future__ import annotations
 
 import contextlib
@@ -39,7 +38,7 @@ author: TRISHULA contributors
 """
 EXAMPLES = r"""
 - name: End the old sync
-  ansible.legacy.trishula_old_sync:
+  trishula_old_sync:
     logins: [openclaw]
     keep: /var/backups/trishula-adopt
 """
@@ -83,9 +82,7 @@ class OldSync:
 
     def syncs(self, command: str, home: Path | None = None) -> bool:
         """Whether a command, or a script that it names, syncs a trishula folder by rsync."""
-        texts = [command]
-        for word in PATH.findall(command):
-            texts.append(self._script(word, home))
+        texts = [command, *(self._script(word, home) for word in PATH.findall(command))]
         text = OURS.sub("", "\n".join(texts))
         return FOLDER.search(text) is not None and RSYNC.search(text) is not None
 
@@ -162,17 +159,21 @@ class OldSync:
 
     def _end(self, names: list[str], folder: Path, login: str | None) -> None:
         """Stop and forget units. Their files go to the kept ones, or ours of the same name would be taken for them."""
-        manager = [] if login is None else ["--user", f"--machine={login}@.host"]
-        if self.root == Path("/"):
-            subprocess.run(["systemctl", *manager, "stop", *names], check=login is None, capture_output=True)
+        self._systemctl(login, "stop", *names)
         for name in names:
             path = folder / name
-            for link in [*folder.glob(f"*.wants/{name}"), *folder.glob(f"*.requires/{name}")]:
-                link.unlink()
+            for wanting in [*folder.glob("*.wants"), *folder.glob("*.requires")]:
+                (wanting / name).unlink(missing_ok=True)
             self._kept(path)
             path.unlink()
+        self._systemctl(login, "daemon-reload")
+
+    def _systemctl(self, login: str | None, *words: str) -> None:
+        """A login's own systemd may not run, and then has nothing to stop."""
         if self.root == Path("/"):
-            subprocess.run(["systemctl", *manager, "daemon-reload"], check=login is None, capture_output=True)
+            manager = [] if login is None else ["--user", f"--machine={login}@.host"]
+            command = ["/usr/bin/systemctl", *manager, *words]
+            subprocess.run(command, check=login is None, capture_output=True)  # noqa: S603 - names of units
 
 
 def _files(folder: Path) -> list[Path]:

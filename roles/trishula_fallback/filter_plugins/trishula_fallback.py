@@ -124,9 +124,9 @@ def _by_ufw(rule: str, ports: list[int]) -> list[str]:
     name = f"'{application}'" if application not in ("", "in", "-") else "ssh" if limited == "22" else limited
     return [
         (
-            f"ufw has a 'limit' on {name}: the seventh connection within half a minute is dropped, and rsync comes every "
-            "two seconds. Take it back on that host ('ufw status numbered', then 'ufw delete NUMBER'); who fears guessed "
-            "passwords switches them off in sshd (PasswordAuthentication no)."
+            f"ufw has a 'limit' on {name}: the seventh connection within half a minute is dropped, and rsync comes "
+            "every two seconds. Take it back on that host ('ufw status numbered', then 'ufw delete NUMBER'); who fears "
+            "guessed passwords switches them off in sshd (PasswordAuthentication no)."
         )
     ]
 
