@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
+MODULES = {path.stem for path in (ROOT / "roles").glob("*/library/*.py")}
+"""Our own, which have no longer name."""
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 
 
@@ -129,7 +131,7 @@ class Task:
     @property
     def module(self) -> str:
         """The key that is no keyword of a task."""
-        return next((key for key in self.data if "." in key), next(iter(self.data)))
+        return next((key for key in self.data if "." in key or key in MODULES), next(iter(self.data)))
 
     def keyword(self, name: str) -> Any:
         return next((data[name] for data in (self.data, *reversed(self.around)) if name in data), None)

@@ -31,7 +31,14 @@ from ansible.vars.manager import VariableManager  # noqa: E402
 FACTS = {
     "ansible_facts": {"architecture": "x86_64", "virtualization_type": "kvm"},
     "ansible_managed": "Ansible managed",
+    "__trishula_fallback_here": {"results": []},
 }
+
+
+def said(host: str) -> dict[str, Any]:
+    """What install of trishula_fallback learns on a host, in keys that are none."""
+    lines = [f"{use} ssh-ed25519 AAAA{host}{use}" for use in ("push", "pull", "host")]
+    return {"__trishula_fallback_public": {"stdout_lines": [*lines, f"host ecdsa-sha2-nistp256 AAAA{host}host"]}}
 
 
 def render(inventory: str, extra: dict[str, Any]) -> dict[str, Any]:
@@ -43,6 +50,8 @@ def render(inventory: str, extra: dict[str, Any]) -> dict[str, Any]:
     HostVars(hosts, variables, loader)  # makes itself known to `variables`
     roles = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
     play = Play.load({"hosts": "trishula", "roles": roles}, variable_manager=variables, loader=loader)
+    for host in hosts.get_hosts("trishula"):
+        variables.set_nonpersistent_facts(host.name, said(host.name))
     rendered: dict[str, Any] = {}
     for host in hosts.get_hosts("trishula"):
         known = variables.get_vars(play=play, host=host) | FACTS

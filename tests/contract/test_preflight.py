@@ -103,3 +103,36 @@ def test_a_rule_that_ufw_would_not_take_is_refused_before_anything_is_changed(tm
     said = preflight(tmp_path, {"mac": lives("mac", trishula_firewall_allow=allow)}, id=who)
     assert "In trishula_firewall_allow of mac: the comment of port 443 has an apostrophe" in said
     assert "'example.org' is no address or network" in said
+
+
+def as_root(tmp_path: Path) -> dict[str, str]:
+    """Commands that make root the agent of this machine, with a home of its own."""
+    home = tmp_path / "home"
+    home.mkdir()
+    return {"id": '$(test "$1" = -u && echo 0 || echo root)', "getent": f"root:x:0:0:root:{home}:/bin/sh"}
+
+
+@pytest.mark.parametrize("folder", ["a folder", "a link"])
+def test_what_is_no_link_to_a_mailbox_is_not_taken_for_one(tmp_path: Path, folder: str) -> None:
+    commands = as_root(tmp_path)
+    path = tmp_path / "home" / "trishula"
+    if folder == "a folder":
+        path.mkdir()
+        expected = f"{path} on mac is a real folder, where the link to the mailbox of 'mac' belongs."
+    else:
+        path.symlink_to("/srv/trishula")
+        expected = f"{path} on mac is a link to /srv/trishula, where the link to the mailbox of 'mac' belongs."
+    said = preflight(tmp_path, {"mac": lives("mac")}, **commands)
+    assert expected in said
+    assert "playbooks/adopt.yml' moves it aside and takes over what is in it" in said
+
+
+def test_what_would_turn_rsync_away_stops_before_anything_is_changed(tmp_path: Path) -> None:
+    commands = as_root(tmp_path) | {"sshd": '"allowusers root deploy"', "ss": '""'}
+    said = preflight(
+        tmp_path,
+        {"mac": lives("mac", trishula_fallback_enabled=True), "agni": lives("agni", trishula_fallback_enabled=True)},
+        **commands,
+    )
+    assert "rsync, which carries the mail where no link works, would not get into mac:" in said
+    assert "sshd lets in the users root deploy only (AllowUsers): add the user trishula-sync to that line" in said

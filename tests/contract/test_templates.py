@@ -49,7 +49,14 @@ def test_node_toml_is_toml_and_has_documented_keys_only(site: Site, documented: 
 
 def test_node_toml_can_set_every_documented_key_but_those_that_systemd_sets(site: Site, documented: set[str]) -> None:
     limits = {key.removeprefix("limits."): 1 for key in documented if key.startswith("limits.")}
-    told = site.rendered_with(trishula_groups={"builders": ["agni"]}, trishula_limits=limits)
+    told = site.rendered_with(
+        trishula_groups={"builders": ["agni"]},
+        trishula_limits=limits,
+        trishula_transport="files",
+        trishula_unsigned_inbox=True,
+        trishula_jikoku_log="/var/lib/trishula/JIKOKU_LOG.jsonl",
+        trishula_agents=[{"name": "one", "receipts": True}],
+    )
     set_keys = set().union(*(keys_of(tomllib.loads(told.rendered(host, "node.toml"))) for host in told.hosts))
     no_variable_yet = {"node.unsigned_inbox", "node.jikoku_log", "agents.*.receipts"}
     assert documented - set_keys - no_variable_yet == {"node.credentials_dir", "tls.public_roots"}
@@ -118,9 +125,10 @@ def test_an_address_of_ipv6_stands_in_brackets_in_the_socket(site: Site) -> None
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze; the topology tests ask it")
-def test_the_service_scores_at_most_one_and_a_half(site: Site, tmp_path: Path) -> None:
-    unit = tmp_path / "trishula-node.service"
-    unit.write_text(site.rendered("mac", unit.name))
+@pytest.mark.parametrize("name", ["trishula-node.service", "trishula-sync.service"])
+def test_the_service_scores_at_most_one_and_a_half(site: Site, tmp_path: Path, name: str) -> None:
+    unit = tmp_path / name
+    unit.write_text(site.rendered("mac", name))
     run = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--threshold=15", unit], capture_output=True, check=False
     )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+import pytest
+from tests.contract.conftest import ROLES, load
 
 if TYPE_CHECKING:
     from tests.contract.conftest import Site
@@ -114,3 +117,79 @@ def test_an_address_of_ipv6_is_dialled_in_brackets(site: Site) -> None:
 def test_secrets_stay_in_a_folder_that_git_and_the_inventory_ignore(site: Site) -> None:
     for name in ("trishula_secrets_mesh_file", "trishula_tls_ca_dir"):
         assert f"/inventory/{site.inventory}/secrets" in site.argument("mac", name)
+
+
+@pytest.mark.parametrize("transport", ["websocket", "files"])
+def test_a_role_is_told_what_its_contract_names_and_no_more(site: Site, transport: str) -> None:
+    told = site.rendered_with(trishula_fallback_enabled=True, trishula_transport=transport)
+    for role in ROLES:
+        options = load(role / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
+        for host in told.hosts:
+            for name, option in options.items():
+                if "options" in option:
+                    for entry in told.argument(host, name):
+                        assert_fits(entry, option["options"])
+
+
+def assert_fits(entry: dict[str, Any], options: dict[str, dict[str, Any]]) -> None:
+    assert set(entry) <= set(options)
+    assert {name for name, option in options.items() if option.get("required")} <= set(entry)
+    for name, value in entry.items():
+        assert value in options[name].get("choices", [value])
+
+
+# ── Files alone ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_with_files_alone_the_port_is_closed_and_a_timer_runs_rsync(site: Site) -> None:
+    told = site.rendered_with(trishula_transport="files")
+    for host in told.hosts:
+        assert told.hosts[host]["firewall"] == ["allow 22/tcp comment 'trishula: ssh'"]
+        assert told.argument(host, "trishula_fallback_timer") is True
+        node = told.rendered(host, "node.toml")
+        assert 'transport = "files"\n' in node
+        assert "\n[fallback]\n" in node
+        assert "trishula-node.socket" not in told.rendered(host, "trishula-node.service")
+        service = told.rendered(host, "trishula-sync.service")
+        assert "\nExecStart=/usr/local/bin/trishula sync --config /etc/trishula/node.toml\n" in service
+        assert "\nUser=trishula\n" in service
+        assert "\n[Timer]\n" in told.rendered(host, "trishula-sync.timer")
+
+
+def test_with_links_there_is_no_timer(site: Site) -> None:
+    for host in site.hosts:
+        assert site.argument(host, "trishula_fallback_timer") is False
+        assert "Requires=trishula-node.socket" in site.rendered(host, "trishula-node.service")
+
+
+# ── Moving in ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_logins_old_folder_goes_to_the_mailbox_of_its_first_agent(site: Site) -> None:
+    boxes = "/var/lib/trishula/mailboxes"
+    assert site.argument("mac", "trishula_adopt_logins") == [
+        {"user": "openclaw", "mailbox": f"{boxes}/mac"},
+        {"user": "dhyana", "mailbox": f"{boxes}/dhyana"},
+    ]
+    several = [{"name": "one"}, {"name": "two"}, {"name": "three", "user": "dhyana"}]
+    told = site.rendered_with(trishula_agents=several)
+    assert told.argument("agni", "trishula_adopt_logins") == [
+        {"user": "openclaw", "mailbox": f"{boxes}/one"},
+        {"user": "dhyana", "mailbox": f"{boxes}/three"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("facts", "shown"),
+    [
+        ({}, False),
+        ({"adopt": True}, True),
+        ({"adopt": "true"}, True),
+        ({"trishula_unsigned_inbox": True}, True),
+        ({"trishula_unsigned_inbox": False, "adopt": True}, False),
+    ],
+)
+def test_while_moving_in_what_old_peers_drop_is_shown(site: Site, facts: dict[str, Any], shown: bool) -> None:  # noqa: FBT001
+    told = site.rendered_with(**facts)
+    for host in told.hosts:
+        assert ("unsigned_inbox = true\n" in told.rendered(host, "node.toml")) is shown

@@ -21,6 +21,8 @@ CREDENTIALS = "/etc/trishula/credentials"
 TLS = "/etc/trishula/tls"
 INSTALL = "/opt/trishula"
 MAILBOXES = "/var/lib/trishula/mailboxes"
+ROOMS = "/var/lib/trishula/fallback"
+SSH_CONFIG = "/etc/trishula/fallback/ssh_config"
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,11 @@ class Node:
         found = {entry["key"] for pair in keys.values() for entry in pair}
         found |= set(json.loads(self.read(f"{CREDENTIALS}/dial.json")).values())
         found |= {self.read(f"/etc/trishula/agents/{agent.name}.token").decode().strip() for agent in self.agents}
-        pem = self.read(f"{TLS}/node.key").decode().splitlines()
+        pem = (
+            self.output(f"cat {TLS}/node.key /etc/trishula/fallback/push /etc/trishula/fallback/pull")
+            .decode()
+            .splitlines()
+        )
         return found | {line for line in pem if not line.startswith("-----")}
 
 

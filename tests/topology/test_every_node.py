@@ -67,6 +67,8 @@ def test_the_process_has_no_privilege_and_no_way_to_one(node: Node) -> None:
     )
     user = node.host.user("trishula")
     groups = {user.gid} | {node.host.group(agent.group).gid for agent in node.agents}
+    if not node.dials_only:
+        groups.add(node.host.group("trishula-sync").gid)
     assert user.uid > 0
     assert set(status["Uid"].split()) == {str(user.uid)}
     assert set(status["Gid"].split()) == {str(user.gid)}
@@ -157,7 +159,11 @@ def test_the_certificate_is_readable_by_the_node_and_by_nobody_else(node: Node) 
 def test_no_private_key_but_the_nodes_own_is_on_the_host(node: Node) -> None:
     # The mesh CA's key, above all, never leaves the controller.
     found = node.run("grep", "-rlI", "PRIVATE KEY-----", "/etc/trishula", "/var/lib/trishula")
-    assert found.stdout.split() == [f"{TLS}/node.key"]
+    assert sorted(found.stdout.split()) == [
+        "/etc/trishula/fallback/pull",
+        "/etc/trishula/fallback/push",
+        f"{TLS}/node.key",
+    ]
 
 
 # ── Mailboxes and sockets ───────────────────────────────────────────────────────────────────────────────────────────
@@ -169,6 +175,16 @@ def test_a_mailbox_is_the_nodes_and_its_agents_and_closed_to_the_world(node: Nod
         assert node.rights(agent.mailbox) == {f"trishula:{agent.group} 2750"}
         assert node.rights(*folders) == {f"trishula:{agent.group} 2770"}
     assert node.rights("/var/lib/trishula", MAILBOXES) == {"trishula:trishula 711"}
+
+
+def test_a_logins_own_folder_is_the_mailbox_of_its_first_agent(node: Node) -> None:
+    firsts: dict[str, str] = {}
+    for agent in node.agents:
+        firsts.setdefault(agent.user, agent.mailbox)
+    for user, mailbox in firsts.items():
+        link = node.host.file(f"/home/{user}/trishula")
+        assert (link.linked_to, link.user) == (mailbox, user)
+        assert node.run("sh", "-c", "ls ~/trishula/inbox", user=user).rc == 0
 
 
 def test_an_agent_reads_its_inbox_and_nobody_else_does(node: Node) -> None:

@@ -29,8 +29,8 @@ from trishula.node.inboxes import Inboxes
 from trishula.node.links import LinkWire
 from trishula.node.listener import Doorman, agent_socket, listening_socket
 from trishula.node.mailbox import Projector
-from trishula.node.rooms import Room
 from trishula.node.outboxes import Outboxes
+from trishula.node.rooms import Room
 from trishula.node.sessions import Session
 from trishula.node.status import status
 from trishula.node.store import Store
