@@ -22,7 +22,7 @@ def says(table: Routes, node: str, *links: str) -> None:
 
 def way(table: Routes, dest: str) -> tuple[int, str, bool] | None:
     found = table.route(dest)
-    return None if found is None else (found.line.number, found.via, found.reaches)
+    return None if found is None else (found.line.number, found.line.node, found.reaches)
 
 
 def test_mail_to_oneself_stays() -> None:
@@ -76,4 +76,16 @@ def test_a_server_waits_with_its_mail_itself() -> None:
 def test_a_route_is_reported_by_its_relay() -> None:
     assert route_name("agni", "agni") == "direct"
     assert route_name("agni", "rushabdev") == "relay:rushabdev"
-    assert Route(Line(1, "agni", WINDOW), "agni", reaches=True).via == "agni"
+    assert Route(Line(1, "agni", WINDOW), "rushabdev", reaches=True).name == "relay:agni"
+
+
+def test_a_post_is_the_way_when_it_is_open_and_no_link_reaches_the_recipient() -> None:
+    table = routes("agni")
+    table.posts["rushabdev"] = Line(-1, "rushabdev", WINDOW, files=True)
+    assert way(table, "rushabdev") == (1, "agni", False)
+    table.posts["rushabdev"].open = True
+    found = table.route("rushabdev")
+    assert found is not None
+    assert (found.line.number, found.name, found.reaches) == (-1, "rsync", True)
+    says(table, "agni", "rushabdev")
+    assert way(table, "rushabdev") == (1, "agni", True)
