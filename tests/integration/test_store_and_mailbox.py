@@ -7,6 +7,7 @@ import json
 import sqlite3
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +15,7 @@ import pytest
 
 from trishula.cli.sandbox import until
 from trishula.node import files, queries
-from trishula.node.database import StoreError, connect
+from trishula.node.database import StoreError, connect, prepare
 from trishula.node.files import make_mailboxes
 from trishula.node.hub import Hub as NodeHub
 from trishula.node.inboxes import Inboxes
@@ -116,6 +117,23 @@ def test_a_second_node_on_the_same_store_is_kept_off(tmp_path: Path) -> None:
             Disk(tmp_path)
 
     on_disk(tmp_path, second)
+
+
+def test_a_store_of_the_first_format_knows_which_file_is_whose_message(tmp_path: Path) -> None:
+    path = tmp_path / "trishula.db"
+    db = connect(path)
+    db.executescript(resources.files("trishula.node").joinpath("schema/1.sql").read_text("utf-8"))
+    db.executemany("INSERT INTO meta VALUES (?, ?)", [("node", "mac"), ("incarnation", "one")])
+    for sender, name, payload in (("agni", "m1", b"1"), ("rush", "M1", b"2"), ("agni", "m2", None)):
+        db.execute(
+            "INSERT INTO ledger (sender, id, recipient, digest, origin, expires_at, outcome, reason, at, route,"
+            " payload, projected) VALUES (?, ?, 'mac', 'd', ?, 9, ?, '', 1, 'direct', ?, 1)",
+            (sender, name, sender, "delivered" if payload else "refused", payload),
+        )
+    db.execute("PRAGMA user_version = 1")
+    prepare(path, "mac")
+    assert [tuple(file) for file in queries.inbox_files(db, "mac")] == [("agni", "m1", "m1.json", False)]
+    db.close()
 
 
 def test_the_store_of_another_node_or_a_newer_release_is_refused(tmp_path: Path) -> None:
