@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import sqlite3
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -117,6 +119,33 @@ def test_a_second_node_on_the_same_store_is_kept_off(tmp_path: Path) -> None:
             Disk(tmp_path)
 
     on_disk(tmp_path, second)
+
+
+@pytest.mark.parametrize("what", ["the file", "the folder", "the mark"])
+def test_a_store_that_is_put_back_from_a_copy_has_a_new_incarnation_and_one_that_goes_on_has_not(
+    tmp_path: Path, what: str
+) -> None:
+    def life() -> tuple[str, bool]:
+        store = Store(tmp_path / "store", "mac")
+        os.close(store._lock)
+        db = connect(store.path)
+        adopted = db.execute("SELECT value FROM meta WHERE key = 'adopted'").fetchone()[0]
+        db.execute("UPDATE meta SET value = '1' WHERE key = 'adopted'")
+        db.close()
+        return store.incarnation, adopted == "1"
+
+    first, _ = life()
+    shutil.copytree(tmp_path / "store", tmp_path / "copy")
+    assert life() == (first, True)
+    if what == "the file":
+        shutil.copyfile(tmp_path / "copy" / "trishula.db", tmp_path / "store" / "trishula.db")
+    elif what == "the folder":
+        shutil.copytree(tmp_path / "copy", tmp_path / "store", dirs_exist_ok=True)
+    else:  # how an operator says so who has put back all there was
+        (tmp_path / "store.life").unlink()
+    second, adopted = life()
+    assert (second != first, adopted) == (True, False)
+    assert life() == (second, True)
 
 
 def test_a_store_of_the_first_format_knows_which_file_is_whose_message(tmp_path: Path) -> None:
