@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import sqlite3
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +17,7 @@ import pytest
 
 from trishula.cli.sandbox import until
 from trishula.node import files, queries
-from trishula.node.database import StoreError, connect
+from trishula.node.database import StoreError, connect, prepare
 from trishula.node.files import make_mailboxes
 from trishula.node.hub import Hub as NodeHub
 from trishula.node.inboxes import Inboxes
@@ -116,6 +119,50 @@ def test_a_second_node_on_the_same_store_is_kept_off(tmp_path: Path) -> None:
             Disk(tmp_path)
 
     on_disk(tmp_path, second)
+
+
+@pytest.mark.parametrize("what", ["the file", "the folder", "the mark"])
+def test_a_store_that_is_put_back_from_a_copy_has_a_new_incarnation_and_one_that_goes_on_has_not(
+    tmp_path: Path, what: str
+) -> None:
+    def life() -> tuple[str, bool]:
+        store = Store(tmp_path / "store", "mac")
+        os.close(store._lock)
+        db = connect(store.path)
+        adopted = db.execute("SELECT value FROM meta WHERE key = 'adopted'").fetchone()[0]
+        db.execute("UPDATE meta SET value = '1' WHERE key = 'adopted'")
+        db.close()
+        return store.incarnation, adopted == "1"
+
+    first, _ = life()
+    shutil.copytree(tmp_path / "store", tmp_path / "copy")
+    assert life() == (first, True)
+    if what == "the file":
+        shutil.copyfile(tmp_path / "copy" / "trishula.db", tmp_path / "store" / "trishula.db")
+    elif what == "the folder":
+        shutil.copytree(tmp_path / "copy", tmp_path / "store", dirs_exist_ok=True)
+    else:  # how an operator says so who has put back all there was
+        (tmp_path / "store.life").unlink()
+    second, adopted = life()
+    assert (second != first, adopted) == (True, False)
+    assert life() == (second, True)
+
+
+def test_a_store_of_the_first_format_knows_which_file_is_whose_message(tmp_path: Path) -> None:
+    path = tmp_path / "trishula.db"
+    db = connect(path)
+    db.executescript(resources.files("trishula.node").joinpath("schema/1.sql").read_text("utf-8"))
+    db.executemany("INSERT INTO meta VALUES (?, ?)", [("node", "mac"), ("incarnation", "one")])
+    for sender, name, payload in (("agni", "m1", b"1"), ("rush", "M1", b"2"), ("agni", "m2", None)):
+        db.execute(
+            "INSERT INTO ledger (sender, id, recipient, digest, origin, expires_at, outcome, reason, at, route,"
+            " payload, projected) VALUES (?, ?, 'mac', 'd', ?, 9, ?, '', 1, 'direct', ?, 1)",
+            (sender, name, sender, "delivered" if payload else "refused", payload),
+        )
+    db.execute("PRAGMA user_version = 1")
+    prepare(path, "mac")
+    assert [tuple(file) for file in queries.inbox_files(db, "mac")] == [("agni", "m1", "m1.json", False)]
+    db.close()
 
 
 def test_the_store_of_another_node_or_a_newer_release_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ Found = list[tuple[int, str]]
 
 
 def search(
-    seeds: Iterable[int], nodes: int | None = None, *, stop: Callable[[], bool] = lambda: False
+    seeds: Iterable[int], nodes: int | None = None, *, chunk: int = CHUNK, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Found]:
     """Live through schedules until there are no more seeds, or `stop` says so. Yields what came of some of them."""
     left = iter(seeds)
@@ -26,13 +26,16 @@ def search(
     with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
         under_way: set[Future[Found]] = set()
         while True:
-            while len(under_way) < 2 * workers and not stop() and (chunk := list(islice(left, CHUNK))):
-                under_way.add(pool.submit(_try, chunk, nodes))
+            while len(under_way) < 2 * workers and not stop() and (some := list(islice(left, chunk))):
+                under_way.add(pool.submit(_try, some, nodes))
             if not under_way:
                 return
             done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
+            if stop():
+                pool.shutdown(cancel_futures=True)
+                return
 
 
 def _try(seeds: list[int], nodes: int | None) -> Found:

@@ -9,6 +9,8 @@ from itertools import count
 from random import Random
 
 STORY_LINES = 400
+MOST_AT_ONCE = 100_000
+"""Actions at one moment; more is a deadline in the past that nobody moves."""
 
 
 class ViolationError(AssertionError):
@@ -36,12 +38,17 @@ class World:
     def run(self, until: float, *, stop: Callable[[], bool] = lambda: False) -> None:
         """Live until then, or until `stop` says so (asked every tenth of a second)."""
         check = self.now
+        here = 0
         while self._agenda and self._agenda[0][0] <= until:
             if self._agenda[0][0] >= check:
                 if stop():
                     return
                 check = self._agenda[0][0] + 0.1
+            before = self.now
             self.now, _, action = heapq.heappop(self._agenda)
+            here = here + 1 if self.now == before else 0
+            if here > MOST_AT_ONCE:
+                raise ViolationError("time stands still: somebody is called again and again at the same moment")
             action()
         self.now = until
 

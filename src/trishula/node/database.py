@@ -78,6 +78,39 @@ def prepare(path: Path, node: str) -> str:
         db.close()
 
 
+def recognize(path: Path, mark: Path, incarnation: str) -> str:
+    """The incarnation of the store at `path`: a new one where it is not what was here last (rule 14).
+
+    Each life of the store leaves its name in it and in `mark`, which is kept elsewhere; a copy of yesterday has another
+    one. Raises `StoreError`.
+    """
+    db = connect(path)
+    try:
+        found = db.execute("SELECT value FROM meta WHERE key = 'life'").fetchone()
+        restored = found is not None and found[0] != _read(mark)
+        life = str(uuid.uuid4())
+        news = _new_incarnation() if restored else []
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [*news, ("life", life)])
+            db.execute("COMMIT")
+            mark.write_text(life)
+        except (sqlite3.OperationalError, OSError) as error:
+            if restored:
+                raise StoreError(f"{path} was put back and can't be written: {error}", fix="make room there") from None
+            # The disk is full: what is stored is safe, and this life goes on under its old name.
+        return dict(news).get("incarnation", incarnation)
+    finally:
+        db.close()
+
+
+def _read(mark: Path) -> str:
+    try:
+        return mark.read_text("utf-8", "replace")
+    except OSError:
+        return ""
+
+
 def touch(db: sqlite3.Connection) -> None:
     """Write something that changes nothing."""
     db.execute("UPDATE meta SET value = value")

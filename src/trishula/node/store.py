@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Self, TypeVar
 
-from trishula.node.database import SqlRows, StoreError, connect, prepare, used_bytes
+from trishula.node.database import SqlRows, StoreError, connect, prepare, recognize, used_bytes
 from trishula.protocol.errors import SendError
 from trishula.protocol.ledger import apply
 from trishula.protocol.records import Record, Result
@@ -59,7 +59,7 @@ class Store:
         self.path = directory / "trishula.db"
         self._lock = _lock(directory / "lock")
         try:
-            self.incarnation = prepare(self.path, node)
+            self.incarnation = recognize(self.path, directory.with_suffix(".life"), prepare(self.path, node))
         except StoreError:
             os.close(self._lock)
             raise

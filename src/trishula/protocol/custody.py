@@ -49,10 +49,10 @@ class Custody:
     def acked(self, now: Instant, line: Line, offer: Offer) -> list[Effect]:
         """A frame of ours is dealt with. What of it has no answer is in custody, or to be offered again."""
         left = offer.delivery.unanswered(offer.keys)
+        if not left:
+            return []
         if line.node == offer.delivery.dest:
             self._defer(now, left, f"{line.node} took it and has not answered")
-            return []
-        if not left:
             return []
         record = Entrust(tuple(pending.envelope.key for pending in left), line.node)
         done = partial(self._entrusted, offer.delivery.dest, line.node, left)

@@ -13,6 +13,10 @@ CREATE INDEX outgoing_ended ON outgoing (expires_at) WHERE state <> 'stored' AND
 
 ALTER TABLE ledger ADD COLUMN file TEXT NOT NULL DEFAULT '';         -- its name there, once it was written
 ALTER TABLE ledger ADD COLUMN read_at INTEGER;
+-- Until now names were not noted, but chosen thus: whose file is not there has been moved by its agent.
+UPDATE ledger SET file = id || '.json' WHERE projected = 1 AND payload IS NOT NULL AND recipient <> '.ping'
+    AND NOT EXISTS (SELECT 1 FROM ledger AS former WHERE former.recipient = ledger.recipient
+        AND former.id = ledger.id COLLATE NOCASE AND former.cursor < ledger.cursor AND former.payload IS NOT NULL);
 -- `projected` from here on: 0 to be written, 1 in inbox/, 2 in archive/ or wherever its agent has put it.
 CREATE INDEX ledger_files ON ledger (recipient, projected, file, sender, id) 
     WHERE outcome = 'delivered' AND projected > 0 AND file <> '';
