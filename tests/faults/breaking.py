@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from topology.nodes import SERVICE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from topology.nodes import Node
 
@@ -37,6 +37,17 @@ def cut_off(node: Node) -> Iterator[Fault]:
     """No packet passes between a host and any other."""
     with _rules(node, "INPUT ! --in-interface lo", "OUTPUT ! --out-interface lo") as fault:
         yield fault
+
+
+@contextlib.contextmanager
+def blocked(nodes: Iterable[Node], port: int) -> Iterator[Fault]:
+    """Nothing on this port passes, anywhere."""
+    rules = (f"INPUT --protocol tcp --destination-port {port}", f"INPUT --protocol tcp --source-port {port}")
+    with contextlib.ExitStack() as stack:
+        faults = [stack.enter_context(_rules(node, *rules)) for node in nodes]
+        fault = Fault(max(one.since for one in faults))
+        yield fault
+    fault.mended = max(one.mended for one in faults)
 
 
 @contextlib.contextmanager

@@ -161,6 +161,37 @@ class Stream:
                 return at
         return None
 
+    def wait_for_rsync(self, ends: Iterable[End], since: float, *, within: float) -> float:
+        """When the last of these ends wrote, after `since`, that its mail goes by rsync."""
+
+        def moments() -> list[float] | None:
+            found = [self._wrote_of(node, f"no way to {peer}:", since) for node, peer in ends]
+            return None if None in found else found
+
+        return max(eventually(moments, within=within))
+
+    def _wrote_of(self, node: str, words: str, since: float) -> float | None:
+        for line in self._journals[node].said:
+            at = int(line["__REALTIME_TIMESTAMP"]) / 1e6
+            if at > since and line["MESSAGE"].startswith(words):
+                return at
+        return None
+
+    def arrivals(self, route: str, since: float) -> list[tuple[float, float]]:
+        """Of the messages that came by this route after `since`: when they were stored, and when they came."""
+        stored = {
+            (line["stored"], line["to"]): line["at"]
+            for said in self._agents.values()
+            for line in said.said
+            if "stored" in line
+        }
+        return [
+            (stored[line["arrived"], name], line["at"])
+            for name, teller in self._agents.items()
+            for line in teller.said
+            if "arrived" in line and line["route"] == route and line["at"] > since and (line["arrived"], name) in stored
+        ]
+
     def wait_for_detour(self, here: str, there: str, since: float, *, within: float) -> float:
         """When the first message from one node to the other, after `since`, came by way of a third."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
-from faults.breaking import cut, cut_off, forget_connections, kill, paused, restart
+from faults.breaking import blocked, cut, cut_off, forget_connections, kill, paused, restart
 from topology.nodes import SERVICE, eventually
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 NODES = ["mac", "agni", "rushabdev"]
 PAIRS = [*itertools.combinations(NODES, 2), ("mac", "agni"), ("mac", "rushabdev")]
 
+PORT = 8765
+BLOCKED_S = 60.0
 NOTICED_S = 10.0
 REROUTED_S = 10.0
 LINKED_S = 15.0
@@ -101,6 +104,26 @@ def test_a_node_that_ends_is_started_and_linked_again(
     noticed = stream.wait_until("down", outer, fault.since, within=NOTICED_S)
     linked = stream.wait_until("up", inner + outer, fault.since, within=LINKED_S)
     note.add(what, detection=noticed - fault.since, reconnect=linked - fault.since)
+
+
+def test_with_the_port_blocked_everywhere_mail_goes_by_rsync_and_by_link_again_when_it_is_open(
+    mesh: dict[str, Node], stream: Stream, note: Note
+) -> None:
+    ends = list(itertools.permutations(NODES, 2))
+    with blocked(mesh.values(), PORT) as fault:
+        noticed = stream.wait_until("down", ends, fault.since, within=NOTICED_S)
+        posted = stream.wait_for_rsync(ends, fault.since, within=NOTICED_S)
+        eventually(lambda: time.time() > fault.since + BLOCKED_S, within=2 * BLOCKED_S)
+        by_rsync = stream.arrivals("rsync", fault.since)
+    linked = stream.wait_until("up", ends, fault.mended, within=LINKED_S)
+    eventually(lambda: stream.arrivals("direct", fault.mended), within=LINKED_S)
+    first = min(came for _, came in stream.arrivals("direct", fault.mended))
+    what = "the port blocked"
+    note.add(what, detection=noticed - fault.since, rsync=posted - noticed, reconnect=linked - fault.mended)
+    note.add(what, **{"by link": first - fault.mended})
+    assert by_rsync
+    for stored, came in by_rsync:
+        note.add(what, delivery=came - stored)
 
 
 def test_what_was_stored_is_in_each_inbox_once_and_byte_for_byte(whole_stream: Stream, note: Note) -> None:
