@@ -15,7 +15,7 @@ MEASURES = {
     "reroute": "from the fault until mail came by way of a third node, in both directions",
     "rsync": "from the last link that was found dead until the last node concerned wrote that its mail goes by rsync;"
     " documented as under 2 s",
-    "delivery": "of each message that came by rsync, from its storing to its arrival; documented as under 4 s for the p50",
+    "delivery": "of each message that came by rsync, from its storing to its arrival; documented as 4 s at the p50",
     "by link": "from the mending until the first message came by a link again; documented as under 5 s",
     "reconnect": "from the mending, or from the fault where the hosts mend it themselves, until the last wrote that its"
     " link is up; documented as under 5 s",
