@@ -40,6 +40,7 @@ PEER: list[frames.Frame] = [
     frames.Ping(sent=1),
     frames.Pong(sent=1, read=2),
     frames.Bye(reason="restarting"),
+    frames.Posted(),
     frames.Query(items=[frames.Asked(sender="mac", to="agni", id="m1", digest="ab" * 32, state=State.DELIVERED)]),
     frames.Topology(links=["agni"], storing=True, agents={"mac": frames.Presence(attached=True, unread=3, oldest=1)}),
 ]

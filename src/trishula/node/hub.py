@@ -170,6 +170,12 @@ class Hub:
     def heard(self, number: int, frame: frames.MeshFrame) -> None:
         self._carry_out(self.engine.receive(now(), number, frame))
 
+    def posted(self, number: int) -> None:
+        peer = self.links[number].link.peer
+        for room in self.rooms.values():
+            if room.peer == peer:
+                room.fetch()
+
     def suspected(self, number: int, *, suspect: bool) -> None:
         log.info("link to %s %s", self.links[number].link.peer, "is silent" if suspect else "speaks again")
         self._carry_out(self.engine.suspected(now(), number, suspect=suspect))
@@ -179,6 +185,10 @@ class Hub:
 
     def present(self, agents: Mapping[str, frames.Presence], *, storing: bool, full: str) -> None:
         self._carry_out(self.engine.present(now(), agents, storing=storing, full=full))
+
+    def tell(self, node: str, frame: frames.Frame) -> None:
+        if (wire := self.link_to(node)) is not None:
+            wire.transmit(frame)
 
     def link_to(self, node: str) -> LinkWire | None:
         """The newest link to a node, if it is up."""

@@ -45,6 +45,9 @@ class LinkOwner(Protocol):
 
     def heard(self, number: int, frame: frames.MeshFrame) -> None: ...
 
+    def posted(self, number: int) -> None:
+        """Files lie for us at the other end of the link."""
+
     def suspected(self, number: int, *, suspect: bool) -> None: ...
 
     def measured(self, number: int, offset_ms: float, rtt_ms: float) -> None: ...
@@ -124,7 +127,9 @@ class LinkWire:
             match event:
                 case Transmit(frame):
                     self.transmit(frame)
-                case Heard(frame) if self._number is not None:
+                case Heard(frames.Posted()) if self._number is not None:
+                    self._owner.posted(self._number)
+                case Heard(frame) if self._number is not None and not isinstance(frame, frames.Posted):
                     self._owner.heard(self._number, frame)
                 case Suspected(suspect) if self._number is not None:
                     self._owner.suspected(self._number, suspect=suspect)

@@ -55,6 +55,9 @@ class Listener(Protocol):
 
     def heard(self, number: int, frame: frames.MeshFrame) -> None: ...
 
+    def tell(self, node: str, frame: frames.Frame) -> None:
+        """Say this on the link to a node, if there is one."""
+
 
 @dataclass(slots=True)
 class _Seen:
@@ -111,6 +114,10 @@ class Room:
         self.open = is_open
         self._news.set()
 
+    def fetch(self) -> None:
+        """Files lie for us there."""
+        self._news.set()
+
     def status(self) -> dict[str, Any]:
         return {"open": self.open, "last_run": self.last_run, "problem": self.problem, "waiting": len(self._outgoing)}
 
@@ -139,6 +146,8 @@ class Room:
                 continue
             self._outgoing.update((item.name, item) for item, _ in items)
             self._news.set()
+            if self._courier is None:
+                self._listener.tell(self.peer, frames.Posted())
 
     async def _read(self) -> None:
         while True:

@@ -227,6 +227,10 @@ class Topology(Frame, frozen=True):
     agents: dict[NodeName, Presence] = {}
 
 
+class Posted(Frame, frozen=True):
+    """Files lie here for the peer, who fetches them: a peer behind NAT that has a link looks but once a minute."""
+
+
 class Ping(Frame, frozen=True):
     """Every second, from both sides, unasked. `sent` is the sender's wall clock."""
 
@@ -248,7 +252,7 @@ class Bye(Frame, frozen=True):
 
 MeshFrame = Deliver | Ack | Receipts | Defer | Query | Topology
 """What concerns the engine."""
-PeerFrame = Hello | Welcome | Deliver | Ack | Receipts | Defer | Query | Topology | Ping | Pong | Bye
+PeerFrame = Hello | Welcome | Deliver | Ack | Receipts | Defer | Query | Topology | Posted | Ping | Pong | Bye
 
 _encoder = msgspec.json.Encoder()
 _F = TypeVar("_F")

@@ -8,7 +8,7 @@
     GREETING  dialler   Welcome                                   OPEN
     GREETING  listener  Hello                                     OPEN
     OPEN      both      Deliver Ack Receipts Defer Query
-                        Topology Ping Pong                        OPEN
+                        Topology Posted Ping Pong                 OPEN
     any       both      Bye                                       CLOSED
 
 A frame that isn't in the row of its state ends the link with a code and a reason.
@@ -53,7 +53,7 @@ class LinkState(Enum):
 
 
 _MESH = (frames.Deliver, frames.Ack, frames.Receipts, frames.Defer, frames.Query, frames.Topology)
-_SPOKEN = frozenset({*_MESH, frames.Ping, frames.Pong, frames.Bye})
+_SPOKEN = frozenset({*_MESH, frames.Posted, frames.Ping, frames.Pong, frames.Bye})
 _TABLE: dict[tuple[LinkState, Side], frozenset[type]] = {
     (LinkState.GREETING, Side.DIALLER): frozenset({frames.Welcome, frames.Bye}),
     (LinkState.GREETING, Side.LISTENER): frozenset({frames.Hello, frames.Bye}),
@@ -80,9 +80,9 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A frame for the engine."""
+    """A frame for the engine, or for whom files lie."""
 
-    frame: frames.MeshFrame
+    frame: frames.MeshFrame | frames.Posted
 
 
 @dataclass(frozen=True, slots=True)
