@@ -278,7 +278,7 @@ def test_an_agent_with_too_much_under_way_is_told_the_limit(tmp_path: Path) -> N
                 for _ in range(2):
                     await mac.send("agni", body="x")
                 for to in ("agni", "mac"):
-                    with pytest.raises(trishula.SendError, match="2 messages under way, the limit is 2") as refused:
+                    with pytest.raises(trishula.SendError, match="under way, the limit is 2") as refused:
                         await mac.send(to, body="x")
                     assert (refused.value.code, refused.value.key) == ("quota", "limits.max_open_per_agent")
             said = await asyncio.to_thread(run, "send", "agni", "x", "--socket", str(mesh.home("mac").socket("mac")))
