@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -27,7 +28,11 @@ PATIENCE_S = 60.0
 def files(mesh: Sandbox, agent: str, box: str) -> dict[str, dict[str, Any]]:
     """The messages in a box, by the names of their files."""
     folder = mesh.home(agent).mailbox(agent) / box
-    return {path.name: json.loads(path.read_bytes()) for path in folder.glob("*.json")}
+    found = {}
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(FileNotFoundError):  # it may be taken out just now
+            found[path.name] = json.loads(path.read_bytes())
+    return found
 
 
 def outbox(mesh: Sandbox, agent: str) -> Path:

@@ -39,7 +39,7 @@ class Adversary:
         self._every = every
         self._seen: deque[Mail] = deque(maxlen=REMEMBERED)
         self._silenced: list[End] = []
-        """Connections on which something is missing."""
+        """Connections on which something is missing, or something false was believed."""
         self._tricks: list[Callable[[End, Mail], Sent]] = [
             self._tamper,
             self._tamper,
@@ -82,7 +82,7 @@ class Adversary:
         return trick(end, frame)
 
     def leave(self) -> None:
-        """A connection on which something is missing is not one any more."""
+        """Nobody is left who could mend what a connection has lost or believes: it ends."""
         for end in self._silenced:
             end.cut(tell=True)
 
@@ -137,6 +137,7 @@ class Adversary:
             frames.Defer(items=[frames.Deferred(sender="a0", to="b0", id="a0-1", reason="forged")]),
             frames.Topology(links=random.sample(names, random.randint(1, len(names)))),
         ]
+        self._silenced.append(end)  # the true topology is said when it changes, and it may never
         return [(end, frames.encode(frame)), *((end, frames.encode(word)) for word in words)]
 
     def _rubbish(self, end: End, frame: Mail) -> Sent:

@@ -23,7 +23,7 @@ from trishula.protocol.envelope import Receipt, State
 from trishula.protocol.message import digest_of
 from trishula.protocol.origin import Origin
 from trishula.protocol.recipient import Recipient
-from trishula.protocol.records import Accept, Answer, Declined, Drop, Rows
+from trishula.protocol.records import Accept, Answer, Declined, Drop, Rows, Settle
 from trishula.protocol.relay import Relay
 from trishula.protocol.retention import Retention
 from trishula.protocol.trust import DeferError, Trust
@@ -208,7 +208,12 @@ def does_not_answer_duplicates(patch: pytest.MonkeyPatch) -> None:
 
 @plant
 def forgets_an_answer_that_was_not_committed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Origin, "_not_settled", lambda *_: [])
+    not_taken = Desk._not_taken
+
+    def forgetful(self: Desk, wanted: Any, *rest: Any) -> list[Effect]:
+        return [] if isinstance(wanted.records[0], Settle) else not_taken(self, wanted, *rest)
+
+    patch.setattr(Desk, "_not_taken", forgetful)
 
 
 @plant

@@ -518,7 +518,9 @@ class Witness:
         if dest.removed:
             return f"{dest.name} was removed, and the sender of {key} was not told" if state is State.STORED else ""
         entry = next((entry for entry in dest.disk.entries(key) if entry.digest == row.digest), None)
-        filed = (key.to, row.digest) in dest.files.boxes or (key.to == PROBE and state is not State.STORED)
+        filed = (key.to, row.digest) in dest.files.boxes
+        if key.to == PROBE:
+            filed = any((dest.name, key, row.digest, answer) in self.answers for answer in ARRIVED)
         linked = frozenset((origin.name, dest.name)) in self.linkable or origin is dest
         match state:
             case State.REFUSED if filed and key not in self.lost and dest.name != self.evil:

@@ -131,7 +131,7 @@ def found_in(mailbox_dir: Path, agents: Iterable[str], directory: Directory, exp
                     digest=message.digest,
                     origin=origin,
                     expires_at=expires_at,
-                    at=changed,
+                    at=changed // 1_000_000,
                     read=read,
                     payload=None if read else payload,
                     file="" if read else file.name,
@@ -139,11 +139,11 @@ def found_in(mailbox_dir: Path, agents: Iterable[str], directory: Directory, exp
 
 
 def _files(folder: Path) -> list[tuple[int, Path]]:
-    """With the times of their last change, in ms since 1970, in that order."""
+    """With the times of their last change, in ns since 1970, in that order."""
     try:
         with os.scandir(folder) as entries:
             return sorted(
-                (entry.stat(follow_symlinks=False).st_mtime_ns // 1_000_000, Path(entry.path))
+                (entry.stat(follow_symlinks=False).st_mtime_ns, Path(entry.path))
                 for entry in entries
                 if entry.is_file(follow_symlinks=False) and not entry.name.startswith(TEMPORARY)
             )

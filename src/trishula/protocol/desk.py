@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from trishula.protocol import frames
 from trishula.protocol.clock import Clock, Instant
@@ -25,10 +25,17 @@ Failed = Callable[[Instant, SendError], list[Effect]]
 Loop = Callable[[Instant, Line, int, Sequence[Pending]], list[Effect]]
 """Takes mail for agents of this node."""
 
+SPARE_MOST = 256
+"""Of what a full disk did not take and a link that comes up would ask for: so many are kept."""
+_AGAIN_S = 1.0
 
-_ASK_AGAIN_S = 1.0
-_MOST_ASKED = 64
-"""Questions that wait for room on the disk; the oldest make room for others."""
+
+class _Wanted(NamedTuple):
+    """A commit that is insisted on."""
+
+    records: tuple[Record, ...]
+    done: Done
+    spare: bool
 
 
 class Desk:
@@ -60,10 +67,11 @@ class Desk:
         self.begun = False
         """Whether the store has been asked how it is."""
         self.loop: Loop
+        self._insisted: list[_Wanted] = []
+        self._again_at: float | None = None
+        """When to try again what the disk did not take (monotonic)."""
         self._batches: dict[int, tuple[Done, Failed]] = {}
         self._last_batch = 0
-        self._asked: deque[tuple[Record, Done]] = deque(maxlen=_MOST_ASKED)
-        self._ask_at: float | None = None
 
     # ------------------------------------------------------------ commits
 
@@ -72,26 +80,6 @@ class Desk:
         self._batches[self._last_batch] = (done, failed)
         return Commit(self._last_batch, tuple(records))
 
-    def ask(self, record: Record, done: Done) -> Commit:
-        """A question to the store. On a full disk it fails with what is to be written, and is asked again."""
-        return self.commit([record], done, partial(self._ask_again, record, done))
-
-    def _ask_again(self, record: Record, done: Done, now: Instant, _error: SendError) -> list[Effect]:
-        self._asked.append((record, done))
-        self._ask_at = now.mono + _ASK_AGAIN_S
-        return []
-
-    def deadline(self) -> float | None:
-        return self._ask_at
-
-    def tick(self, now: Instant) -> list[Effect]:
-        if self._ask_at is None or self._ask_at > now.mono:
-            return []
-        again = list(self._asked)
-        self._asked.clear()
-        self._ask_at = None
-        return [self.ask(record, done) for record, done in again]
-
     def committed(self, now: Instant, batch: int, results: Sequence[Result]) -> list[Effect]:
         done, _ = self._batches.pop(batch)
         return done(now, results)
@@ -99,6 +87,34 @@ class Desk:
     def failed(self, now: Instant, batch: int, error: SendError) -> list[Effect]:
         _, failed = self._batches.pop(batch)
         return failed(now, error)
+
+    def insist(self, records: Iterable[Record], done: Done, *, spare: bool = False) -> Commit:
+        """A commit that is tried again until it succeeds, in order with the others that failed.
+
+        For a question that is put once, or a word that is said once. `spare`: it may be forgotten where many wait.
+        """
+        return self._insist(_Wanted(tuple(records), done, spare))
+
+    def _insist(self, wanted: _Wanted) -> Commit:
+        return self.commit(wanted.records, wanted.done, partial(self._not_taken, wanted))
+
+    def _not_taken(self, wanted: _Wanted, now: Instant, _error: SendError) -> list[Effect]:
+        if not wanted.spare or len(self._insisted) < SPARE_MOST:
+            self._insisted.append(wanted)
+        if self._again_at is None:
+            self._again_at = now.mono + _AGAIN_S
+        return []
+
+    def again(self) -> list[Effect]:
+        """Try now what the disk did not take."""
+        insisted, self._insisted, self._again_at = self._insisted, [], None
+        return [self._insist(wanted) for wanted in insisted]
+
+    def deadline(self) -> float | None:
+        return self._again_at
+
+    def tick(self, now: Instant) -> list[Effect]:
+        return [] if self._again_at is None or self._again_at > now.mono else self.again()
 
     # ------------------------------------------------------------ mail on its way out
 

@@ -38,8 +38,6 @@ from trishula.protocol.retention import Retention
 from trishula.protocol.routes import Line
 from trishula.protocol.signing import Keyring
 
-_BEGIN_AGAIN_S = 1.0
-
 
 @dataclass(frozen=True, slots=True)
 class Whereabouts:
@@ -82,18 +80,13 @@ class Engine:
         self._retention = Retention(self._desk, self._relay.forgot)
         self._incarnations: dict[str, str] = {}
         self._said = frames.Topology(links=[])
-        self._begin_at: float | None = None
 
     # ------------------------------------------------------------ life
 
     def start(self, now: Instant) -> list[Effect]:
         """Begin with what the store holds."""
         self._look(now)
-        return self._begin()
-
-    def _begin(self) -> list[Effect]:
-        self._begin_at = None
-        return [self._desk.commit([Begin()], self._begun, self._not_begun)]
+        return [self._desk.insist([Begin()], self._begun)]
 
     def _begun(self, now: Instant, results: Sequence[Result]) -> list[Effect]:
         (result,) = results
@@ -104,10 +97,6 @@ class Engine:
         self._retention.begin(now)
         effects = [*self._origin.begin(now, result.open), self._recipient.catch_up(now)]
         return effects + self._desk.pump_all(now)
-
-    def _not_begun(self, now: Instant, _error: SendError) -> list[Effect]:
-        self._begin_at = now.mono + _BEGIN_AGAIN_S
-        return []
 
     # ------------------------------------------------------------ agents
 
@@ -157,6 +146,7 @@ class Engine:
             effects += self._custody.forgot(node)
         self._incarnations[node] = peer.incarnation
         self._desk.held[node].hurry()
+        effects += self._desk.again()  # a receipt that waits for room comes before the question what we missed
         effects += self._custody.direct(node)
         effects += self._origin.ask(now, node, line)
         effects += self._announce() or [Transmit(link, self._said)]
@@ -314,8 +304,6 @@ class Engine:
     def tick(self, now: Instant) -> list[Effect]:
         """Call at `deadline()` or later."""
         effects = self._look(now)
-        if self._begin_at is not None and self._begin_at <= now.mono:
-            effects += self._begin()
         overdue = [d for d in self._windows() if (due := d.deadline()) is not None and due <= now.mono]
         for delivery in overdue:
             delivery.tick(now.mono)
@@ -327,7 +315,7 @@ class Engine:
 
     def deadline(self) -> float | None:
         """When to call `tick` next, on the monotonic clock."""
-        dues = [self._begin_at, self._desk.deadline(), self._origin.deadline(), self._custody.deadline()]
+        dues = [self._desk.deadline(), self._origin.deadline(), self._custody.deadline()]
         dues += [self._post.deadline(), self._retention.deadline()]
         dues += [delivery.deadline() for delivery in self._windows()]
         return min((due for due in dues if due is not None), default=None)

@@ -54,9 +54,6 @@ class Origin:
         self._coming: Counter[tuple[str, str]] = Counter()
         self._next_expiry: int | None = None
         """When the next envelope expires, in ms since 1970."""
-        self._unsettled: list[tuple[Settle, Pending | None]] = []
-        """Receipts that could not be committed, and when to try anew (monotonic)."""
-        self._settle_at: float | None = None
         self._give_up_at: float | None = None
         """When to give up on what has expired, on the monotonic clock; None while that is being done."""
 
@@ -237,11 +234,10 @@ class Origin:
             latency = None if pending is None or pending.stored is None else (now.mono - pending.stored) * 1000
             records.append(Settle(receipt, line.way(receipt.dest), now.wall, latency))
             pendings.append(pending)
-        return [self._settle(records, pendings)] if records else []
-
-    def _settle(self, records: Sequence[Settle], pendings: Sequence[Pending | None]) -> Effect:
-        failed = partial(self._not_settled, records, pendings)
-        return self._desk.commit(records, partial(self._settled, pendings), failed)
+        if not records:
+            return []
+        spare = not any(pendings)  # else it would be neither offered again nor settled
+        return [self._desk.insist(records, partial(self._settled, pendings), spare=spare)]
 
     def _settled(self, pendings: Sequence[Pending | None], now: Instant, results: Sequence[Result]) -> list[Effect]:
         effects: list[Effect] = []
@@ -263,23 +259,13 @@ class Origin:
             effects += self._desk.pump(now, dest)
         return effects
 
-    def _not_settled(
-        self, records: Sequence[Settle], pendings: Sequence[Pending | None], now: Instant, _error: SendError
-    ) -> list[Effect]:
-        """The word was heard: it is not asked for again, but kept until there is room for it."""
-        for record, pending in zip(records, pendings, strict=True):
-            if pending is not None or len(self._unsettled) < SURVEYED:
-                self._unsettled.append((record, pending))
-        self._settle_at = now.mono + _RETRY_S
-        return []
-
     def _closed(self, progress: Progress) -> None:
         self._open -= Counter([(progress.key.sender, progress.dest)])
 
     def ask(self, now: Instant, dest: str, line: Line) -> list[Effect]:
         """A link to `dest` has come up: ask about what may have come further (rule 7)."""
         record = Survey(dest, SURVEYED, now.wall)
-        return [self._desk.ask(record, partial(self._surveyed, line))]
+        return [self._desk.insist([record], partial(self._surveyed, line), spare=True)]
 
     def _surveyed(self, line: Line, _now: Instant, results: Sequence[Result]) -> list[Effect]:
         (result,) = results
@@ -296,16 +282,10 @@ class Origin:
     # ------------------------------------------------------------ time
 
     def deadline(self) -> float | None:
-        return min((due for due in (self._give_up_at, self._settle_at) if due is not None), default=None)
+        return self._give_up_at
 
     def tick(self, now: Instant) -> list[Effect]:
-        effects: list[Effect] = []
-        if self._settle_at is not None and self._settle_at <= now.mono:
-            again, self._unsettled, self._settle_at = self._unsettled, [], None
-            effects.append(self._settle([record for record, _ in again], [pending for _, pending in again]))
-        if self._give_up_at is not None and self._give_up_at <= now.mono:
-            effects += self._give_up(now)
-        return effects
+        return [] if self._give_up_at is None or self._give_up_at > now.mono else self._give_up(now)
 
     def _give_up(self, now: Instant, nodes: tuple[str, ...] = ()) -> list[Effect]:
         """End what has expired; with `nodes`, also what is for none of these (rules 8, 9 and 14)."""

@@ -225,18 +225,17 @@ class Recipient:
         """Its origin asks how far these have come."""
         known = {Key(item.sender, item.id, item.to): item.state for item in frame.items}
         asked = tuple((Key(item.sender, item.id, item.to), item.digest) for item in frame.items)
-        return [self._desk.ask(Recall(asked), partial(self._recalled, line, known))]
+        return [self._desk.insist([Recall(asked)], partial(self._recalled, line, known), spare=True)]
 
     def catch_up(self, now: Instant) -> Effect:
         """What a former life did not tell its own agents of their mail to each other: no link comes up to ask there."""
-        survey = Survey(self._desk.node, SURVEYED, now.wall)
-        return self._desk.ask(survey, self._surveyed)
+        return self._desk.insist([Survey(self._desk.node, SURVEYED, now.wall)], self._surveyed)
 
     def _surveyed(self, _now: Instant, results: Sequence[Result]) -> list[Effect]:
         (result,) = results
         assert isinstance(result, Surveyed)
         asked = Recall(tuple((row.key, row.digest) for row in result.progress))
-        return [self._desk.ask(asked, self._caught_up)] if asked.asked else []
+        return [self._desk.insist([asked], self._caught_up)] if asked.asked else []
 
     def _caught_up(self, now: Instant, results: Sequence[Result]) -> list[Effect]:
         (result,) = results
