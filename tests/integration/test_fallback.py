@@ -178,9 +178,7 @@ def test_what_is_no_mail_is_rejected_and_the_rest_is_read(tmp_path: Path, what: 
 
 def test_a_node_that_works_by_files_alone_sends_and_receives_by_trishula_sync(tmp_path: Path) -> None:
     async def story() -> None:
-        network = Network()
-        homes = {"mac": ["mac"], "agni": ["agni"]}
-        with Sandbox(tmp_path, homes, via=network.via) as mesh, Posts(mesh, behind_nat="mac"):
+        with Sandbox(tmp_path, {"mac": ["mac"], "agni": ["agni"]}) as mesh, Posts(mesh, behind_nat="mac"):
             for place in mesh.places.values():
                 text = place.config.read_text()
                 place.config.write_text(text.replace("[node]\n", '[node]\ntransport = "files"\n'))
