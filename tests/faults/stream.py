@@ -192,6 +192,15 @@ class Stream:
             if "arrived" in line and line["route"] == route and line["at"] > since and (line["arrived"], name) in stored
         ]
 
+    def came(self) -> dict[tuple[str, str], str]:
+        """The routes of all messages that agents have heard of, by id and recipient."""
+        return {
+            (line["arrived"], name): line["route"]
+            for name, teller in self._agents.items()
+            for line in teller.said
+            if "arrived" in line
+        }
+
     def wait_for_detour(self, here: str, there: str, since: float, *, within: float) -> float:
         """When the first message from one node to the other, after `since`, came by way of a third."""
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from faults import samples
 from faults.breaking import blocked, cut, cut_off, forget_connections, kill, paused, restart
 from topology.nodes import SERVICE, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from faults.breaking import Fault
     from faults.note import Note
@@ -31,10 +32,36 @@ REROUTED_S = 10.0
 LINKED_S = 15.0
 
 
+def crosses(mesh: dict[str, Node], stream: Stream, ends: Iterable[End], route: str, *, within: float) -> None:
+    """Every sample is dropped as a file for each of these, and comes by this route and no other."""
+    dropped = [item for here, there in ends for item in samples.drop_all(mesh[here], mesh[there])]
+    wanted = {(item.id, item.to.name) for item in dropped}
+    eventually(lambda: wanted <= stream.came().keys(), within=within)
+    assert {stream.came()[key].partition(":")[0] for key in wanted} == {route}
+    with contextlib.suppress(AssertionError):
+        eventually(lambda: not samples.lacking(dropped), within=15)  # the files follow the news, a moment later
+    assert samples.lacking(dropped) == []
+
+
 def ends_of(*nodes: str) -> tuple[list[End], list[End]]:
     """The ends at these nodes of their links, and the ends at their peers."""
     inner = [(node, peer) for node in nodes for peer in NODES if peer != node]
     return inner, [(peer, node) for node, peer in inner]
+
+
+def test_every_sample_that_is_dropped_as_a_file_crosses_by_link(mesh: dict[str, Node], stream: Stream) -> None:
+    crosses(mesh, stream, itertools.permutations(NODES, 2), "direct", within=20)
+
+
+@pytest.mark.parametrize(("here", "there"), itertools.combinations(NODES, 2))
+def test_every_sample_that_is_dropped_as_a_file_crosses_by_relay(
+    mesh: dict[str, Node], stream: Stream, here: str, there: str
+) -> None:
+    ends = [(here, there), (there, here)]
+    with cut(mesh[here], mesh[there]) as fault:
+        stream.wait_until("down", ends, fault.since, within=NOTICED_S)
+        crosses(mesh, stream, ends, "relay", within=20)
+    stream.wait_until("up", ends, fault.mended, within=LINKED_S)
 
 
 @pytest.mark.parametrize(("here", "there"), PAIRS)
@@ -113,6 +140,7 @@ def test_with_the_port_blocked_everywhere_mail_goes_by_rsync_and_by_link_again_w
     with blocked(mesh.values(), PORT) as fault:
         noticed = stream.wait_until("down", ends, fault.since, within=NOTICED_S)
         posted = stream.wait_for_rsync(ends, fault.since, within=NOTICED_S)
+        crosses(mesh, stream, ends, "rsync", within=BLOCKED_S)
         eventually(lambda: time.time() > fault.since + BLOCKED_S, within=2 * BLOCKED_S)
         by_rsync = stream.arrivals("rsync", fault.since)
     linked = stream.wait_until("up", ends, fault.mended, within=LINKED_S)

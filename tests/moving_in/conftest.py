@@ -1,0 +1,3 @@
+from topology.conftest import inventory, mesh
+
+__all__ = ["inventory", "mesh"]
