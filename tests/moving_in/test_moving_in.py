@@ -52,8 +52,13 @@ def test_what_was_sent_before_is_history_and_was_not_sent_again(moved: Node, mes
 def test_the_old_sync_runs_no_more_and_is_kept_to_be_read(moved: Node) -> None:
     crontab = moved.read("/var/spool/cron/crontabs/openclaw").decode()
     assert [line for line in crontab.splitlines() if "rsync" in line and not line.startswith("#")] == []
+    assert moved.properties("fetch-mail.timer", "ActiveState", "UnitFileState") == {
+        "ActiveState": "inactive",
+        "UnitFileState": "disabled",
+    }
     kept = moved.host.check_output("cat /var/backups/trishula-adopt/*")
     assert "* * * * * rsync -az --update" in kept
+    assert "OnUnitInactiveSec=60" in kept
 
 
 def test_the_login_finds_its_mailbox_where_its_folder_was(moved: Node) -> None:
