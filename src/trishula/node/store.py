@@ -236,6 +236,6 @@ def _lock(path: Path) -> int:
         raise StoreError(
             f"another node is running on {path.parent}",
             key=str(path),
-            fix="stop it (on a host: systemctl stop trishula-node.socket trishula-node.service), or check node.state_dir",
+            fix="stop it (systemctl stop trishula-node.socket trishula-node.service), or check node.state_dir",
         ) from None
     return descriptor
