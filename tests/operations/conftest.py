@@ -1,6 +1,7 @@
 """Converged hosts as their operator treats them: looked at, rebooted, put back from a copy, and left.
 
-The last phase of Molecule's default scenario: at its end TRISHULA is gone. By hand, on the hosts that `molecule converge` left:
+The last phase of Molecule's default scenario: at its end TRISHULA is gone. By hand, on the hosts that
+`molecule converge` left:
 
 pytest tests/operations --ansible-inventory=molecule/default/inventory --connection=ansible
 """
@@ -39,7 +40,6 @@ class Run:
     def words(self) -> str:
         """The output as one line, however it was wrapped."""
         return " ".join(self.output.split())
-
 
 
 @pytest.fixture(scope="session")

@@ -30,37 +30,36 @@ ufw status verbose | sed 's/^/ufw /'
 ufw show added | sed 's/^/ufw /'
 for dir in /var/spool/cron /etc/cron.d /etc/cron.daily; do find $dir -type f 2>/dev/null | sed 's/^/cron /'; done
 ss -Hltun | awk '$5 !~ /^127.0.0.11:/ {print "listens", $1, $5}'
-find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /var/log -o -path /var/cache -o -path /var/lib/apt/lists \
-  -o -path /var/lib/systemd -o -path /var/lib/dpkg -o -path /run -o -path /tmp -o -path /var/tmp \) -prune \
-  -o -name __pycache__ -prune -o ! -type d -printf 'file %p %u:%g %m %l\n' \
-  -o -printf 'folder %p %u:%g %m\n'
+find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/tmp -o -path /var/log \
+  -o -path /var/cache -o -path /var/lib/apt/lists -o -path /var/lib/systemd -o -path /var/lib/dpkg -o -name __pycache__ \
+  \) -prune -o ! -type d -printf 'file %p %u:%g %m %l\n' -o -printf 'folder %p %u:%g %m\n'
 find /run /tmp /var/tmp -iname '*trishula*' -printf 'file %p\n'
 find /etc -xdev -type f -exec sha256sum {} + | awk '{print "content", $2, $1}'
 """
 
 # What Docker and the first boot write, and ufw writes anew when it is switched on and off; not what is in it.
 ITS_OWN = (
-    "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/mtab", "/etc/machine-id", "/etc/ssh/ssh_host_", "/.dockerenv",
-    "/etc/ufw/", "/etc/default/ufw", "/root/.ansible", "/var/lib/dbus/machine-id", "/etc/passwd-", "/etc/group-",
-    "/etc/shadow-", "/etc/gshadow-", "/etc/subuid", "/etc/subgid", "/etc/.pwd.lock", "/usr/share/mime", "/var/lib/ucf",
-    "/var/lib/private", "/var/lib/sudo", "/etc/ld.so.cache", "/root/.bash_history", "/var/lib/ufw",
+    "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/mtab", "/etc/machine-id", "/etc/ssh/ssh_host_",
+    "/.dockerenv", "/etc/ufw/", "/etc/default/ufw", "/root/.ansible", "/var/lib/dbus/machine-id", "/etc/passwd-",
+    "/etc/group-", "/etc/shadow-", "/etc/gshadow-",
 )  # fmt: skip
 
 
 def portrait(lines: str) -> set[str]:
-    return {
-        line
-        for line in lines.splitlines()
-        if not any(line.split(" ", 1)[-1].startswith(path) for path in ITS_OWN)
-    }
+    return {line for line in lines.splitlines() if not any(line.split(" ", 1)[-1].startswith(path) for path in ITS_OWN)}
 
 
 @pytest.fixture(scope="module")
-def bare(mesh: dict[str, Node]) -> Iterator[set[str]]:
+def bare() -> Iterator[set[str]]:
     """What a host of the same image looks like that nobody has touched."""
     docker = ["docker", "run", "--detach", "--rm", "--name", BARE, "--network", "none", "--cgroupns", "host"]
     docker += [f"--cap-add={name}" for name in ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")]
-    docker += ["--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined", "--tmpfs=/run", "--tmpfs=/run/lock"]
+    docker += [
+        "--security-opt=seccomp=unconfined",
+        "--security-opt=apparmor=unconfined",
+        "--tmpfs=/run",
+        "--tmpfs=/run/lock",
+    ]
     docker += ["--tmpfs=/tmp:exec", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw", "trishula/host"]
     subprocess.run(["docker", "rm", "--force", BARE], check=False, capture_output=True)
     subprocess.run(docker, check=True, stdout=subprocess.DEVNULL)
@@ -107,7 +106,9 @@ def test_it_leaves_the_mailboxes_as_their_agents_own_and_no_other_trace(
     kept = {name: mailbox_files(node) for name, node in mesh.items()}
     assert all(kept.values())
     old = "/home/openclaw/trishula.before-20260210"
-    mesh["agni"].run("sh", "-c", f"mkdir -p {old}/inbox && touch {old}/.taken-over {old}/inbox/m1.json", user="openclaw")
+    mesh["agni"].run(
+        "sh", "-c", f"mkdir -p {old}/inbox && touch {old}/.taken-over {old}/inbox/m1.json", user="openclaw"
+    )
 
     first = play("uninstall.yml", "-e", "drop_mail=true")
     assert first.code == 0, first.output
@@ -125,7 +126,9 @@ def test_it_leaves_the_mailboxes_as_their_agents_own_and_no_other_trace(
             assert node.run(*strangers.split()).stdout == ""
             assert node.run("ls", f"{agent.mailbox}/inbox", user=agent.user).rc == 0
         found = portrait(said(node))
-        assert {line for line in found - bare if MAILBOXES not in line} == {"folder /var/lib/trishula root:root 711"}, name
+        assert {line for line in found - bare if MAILBOXES not in line} == {"folder /var/lib/trishula root:root 711"}, (
+            name
+        )
         assert bare - found == set(), name
 
 
@@ -140,7 +143,9 @@ def test_a_second_run_finds_nothing_to_do(play: Callable[..., Run]) -> None:
     assert (run.code, run.changed) == (0, 0), run.output
 
 
-def test_the_mailboxes_go_when_they_are_told_to(mesh: dict[str, Node], bare: set[str], play: Callable[..., Run]) -> None:
+def test_the_mailboxes_go_when_they_are_told_to(
+    mesh: dict[str, Node], bare: set[str], play: Callable[..., Run]
+) -> None:
     run = play("uninstall.yml", "-e", "remove_mailboxes=true")
     assert run.code == 0, run.output
     for name, node in mesh.items():
