@@ -96,9 +96,9 @@ def load(path: Path) -> Any:
     return yaml.safe_load(path.read_text("utf-8"))
 
 
-def filters(role: str) -> ModuleType:
-    """The filter plugin of a role, as a module."""
-    path = ROOT / "roles" / role / "filter_plugins" / f"{role}.py"
+def filters(name: str) -> ModuleType:
+    """The filter plugin of a role or of the playbooks, as a module."""
+    (path,) = ROOT.glob(f"*/**/filter_plugins/{name}.py")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

@@ -109,3 +109,40 @@ def test_a_port_that_is_named_twice_is_one_rule(firewall: ModuleType) -> None:
 def test_what_ufw_would_take_otherwise_is_refused(firewall: ModuleType, extra: dict[str, object], mistake: str) -> None:
     [said] = firewall.mistakes([{"port": 80}, extra])
     assert mistake in said
+
+
+# ── As it was before ────────────────────────────────────────────────────────────────────────────────────────────────
+
+OURS = "ufw allow 22/tcp comment 'trishula: ssh'\nufw allow 8765/tcp comment 'trishula: mesh'\nufw allow 80/tcp\n"
+ON = "Status: active\nDefault: deny (incoming), allow (outgoing)\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [
+        pytest.param(
+            "Status: inactive\n", ["disable", "delete allow 22/tcp", "delete allow 8765/tcp"], id="it was off"
+        ),
+        pytest.param("", ["allow 22/tcp comment ''", "delete allow 8765/tcp"], id="nobody knows"),
+        pytest.param(ON, ["allow 22/tcp comment ''", "delete allow 8765/tcp"], id="it was on"),
+        pytest.param(
+            f"ufw allow 22/tcp\nufw allow 8765/tcp comment 'my own'\n{ON}",
+            ["allow 22/tcp comment ''", "allow 8765/tcp comment 'my own'"],
+            id="with the same rules",
+        ),
+        pytest.param(
+            f'ufw allow 22/tcp\n{ON}DEFAULT_INPUT_POLICY="ACCEPT"\n',
+            ["default allow incoming", "allow 22/tcp comment ''", "delete allow 8765/tcp"],
+            id="and let all in",
+        ),
+    ],
+)
+def test_uninstall_leaves_the_firewall_as_it_was_and_ssh_open(
+    firewall: ModuleType, before: str, told: list[str]
+) -> None:
+    assert firewall.undo(OURS + ON, before, [22]) == told
+
+
+def test_uninstall_tells_a_firewall_that_is_as_it_was_nothing(firewall: ModuleType) -> None:
+    for now in ("", "Status: inactive\n", f"ufw allow 22/tcp\n{ON}"):
+        assert firewall.undo(now, "", [22]) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from tests.contract.conftest import MODULES, ROOT, all_tasks, load, plays
+from tests.contract.conftest import MODULES, ROLES, ROOT, all_tasks, load, plays
 
 
 def test_every_play_stops_at_the_first_error() -> None:
@@ -25,6 +25,32 @@ def test_hosts_are_changed_one_at_a_time_and_behind_a_gate() -> None:
     assert restart["ansible.builtin.meta"] == "flush_handlers"
     assert gate["ansible.builtin.include_tasks"] == "tasks/gate.yml"
     assert tidy["ansible.builtin.import_role"]["tasks_from"] == "tidy"
+
+
+# A host that is not there is to be named, by what comes after the question.
+MAY_FAIL_ALONE = {"Reach every host", "Ask who is there"}
+
+
+def test_no_task_lets_a_play_go_on_after_an_error_but_the_question_who_is_there() -> None:
+    for where, play in plays():
+        assert not {"ignore_errors", "ignore_unreachable", "max_fail_percentage"} & set(play), (where, play["name"])
+    lenient = {
+        str(task.data.get("name"))
+        for task in all_tasks()
+        if task.keyword("ignore_errors")
+        or task.keyword("ignore_unreachable")
+        or task.keyword("any_errors_fatal") is False
+    }
+    assert lenient == MAY_FAIL_ALONE
+
+
+def test_every_role_can_be_uninstalled_and_uninstall_does_it() -> None:
+    called = [
+        task.data["ansible.builtin.include_role"]["name"]
+        for task in all_tasks()
+        if task.where == "playbooks/uninstall.yml" and "ansible.builtin.include_role" in task.data
+    ]
+    assert sorted(called) == [role.name for role in ROLES]
 
 
 def test_every_module_has_its_full_name() -> None:

@@ -311,3 +311,47 @@ def test_node_check_and_node_run_name_key_value_and_fix_of_every_mistake(tmp_pat
             assert "node.name" in said.stderr
             assert "limit" in said.stderr
             assert "Traceback" not in said.stderr
+
+
+# ---------------------------------------------------------------- node adopt
+
+
+def test_node_adopt_gives_a_store_another_life_and_nothing_comes_twice(tmp_path: Path) -> None:
+    with Sandbox(tmp_path, {"mac": ["mac"], "agni": ["agni"]}) as mesh:
+        config = str(mesh.places["mac"].config)
+        mesh.start("mac", "agni")
+        asyncio.run(mesh.linked("mac", "agni"))
+        agni, mac = (mesh.home(agent).socket(agent) for agent in ("agni", "mac"))
+        for subject in ("one", "two"):
+            send = ("send", "mac", "x", "--subject", subject, "--wait", "delivered")
+            assert trishula(*send, socket=agni).returncode == 0
+        before = json.loads(trishula("status", "--json", socket=mac).stdout)["incarnation"]
+
+        running = trishula("node", "adopt", "--config", config)
+        assert (running.returncode, running.stdout) == (1, "")
+        assert "another node is running" in running.stderr
+        assert "systemctl stop trishula-node.socket trishula-node.service" in running.stderr
+
+        mesh.stop("mac")
+        adopted = trishula("node", "adopt", "--config", config, "--json")
+        assert adopted.returncode == 0, adopted.stderr
+        said = json.loads(adopted.stdout)
+        assert (said["node"], said["was"]) == ("mac", before)
+        assert said["incarnation"] != before
+
+        mesh.start("mac")
+        asyncio.run(mesh.linked("mac", "agni"))
+        assert json.loads(trishula("status", "--json", socket=mac).stdout)["incarnation"] == said["incarnation"]
+        assert trishula("send", "mac", "x", "--subject", "three", "--wait", "delivered", socket=agni).returncode == 0
+        unread = json.loads(trishula("inbox", "--json", socket=mac).stdout)["messages"]
+        assert sorted(message["subject"] for message in unread) == ["one", "three", "two"]
+        assert "2 messages in them are taken as delivered before" in mesh.places["mac"].log.read_text()
+
+
+def test_node_adopt_makes_a_store_where_there_is_none(tmp_path: Path) -> None:
+    with Sandbox(tmp_path, {"mac": ["mac"]}) as mesh:
+        adopted = trishula("node", "adopt", "--config", str(mesh.places["mac"].config))
+        assert adopted.returncode == 0, adopted.stderr
+        assert "start the node" in adopted.stdout
+        mesh.start("mac")
+        asyncio.run(mesh.up("mac"))

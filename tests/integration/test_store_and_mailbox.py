@@ -141,7 +141,7 @@ def test_a_store_that_is_put_back_from_a_copy_has_a_new_incarnation_and_one_that
         shutil.copyfile(tmp_path / "copy" / "trishula.db", tmp_path / "store" / "trishula.db")
     elif what == "the folder":
         shutil.copytree(tmp_path / "copy", tmp_path / "store", dirs_exist_ok=True)
-    else:  # how an operator says so who has put back all there was
+    else:  # as if it had been lost
         (tmp_path / "store.life").unlink()
     second, adopted = life()
     assert (second != first, adopted) == (True, False)

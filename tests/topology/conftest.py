@@ -13,6 +13,7 @@ import testinfra
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 from topology.nodes import Node
+from topology.overheard import note as note_secrets
 
 if TYPE_CHECKING:
     from testinfra.host import Host
@@ -27,12 +28,14 @@ def inventory(pytestconfig: pytest.Config) -> Path:
 def mesh(inventory: Path) -> dict[str, Node]:
     """All nodes by name."""
     runner = AnsibleRunner.get_runner(str(inventory))
-    return {
+    nodes = {
         name: Node(
             name, runner.get_variables(name), testinfra.get_host(f"ansible://{name}", ansible_inventory=str(inventory))
         )
         for name in runner.get_hosts("trishula")
     }
+    note_secrets(nodes.values(), inventory)
+    return nodes
 
 
 @pytest.fixture

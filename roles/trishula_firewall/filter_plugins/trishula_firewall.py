@@ -74,6 +74,34 @@ def _source(text: str) -> str:
     return address if network.num_addresses == 1 else f"{address}/{network.prefixlen}"
 
 
+OURS = re.compile(r"ufw (.*) comment 'trishula: [^']*'")
+DEFAULTS = {"ACCEPT": "allow", "REJECT": "reject"}
+"""Besides `deny`, which is what we set."""
+
+
+def undo(now: str, before: str, ssh_ports: list[int]) -> list[str]:
+    """What ufw is to be told so that it is as it was; both texts are its own (`show added`, `status verbose`).
+
+    Where nobody knows how it was, and where it was switched on, it stays on; then ssh stays open, whoever opened it.
+    """
+    was_on = "Status: inactive" not in before
+    rules = [line for line in before.splitlines() if line.startswith("ufw ") and not OURS.match(line)]
+    theirs = {line.split(" comment ")[0]: line for line in rules}
+    told = [] if was_on or "Status: active" not in now else ["disable"]
+    policy = re.search(r'^DEFAULT_INPUT_POLICY="?(\w+)', before, re.MULTILINE)
+    if policy is not None and policy[1] in DEFAULTS:
+        told.append(f"default {DEFAULTS[policy[1]]} incoming")
+    for rule in OURS.findall(now):
+        if f"ufw {rule}" in theirs:
+            as_it_was = theirs[f"ufw {rule}"].removeprefix("ufw ")
+            told.append(as_it_was if " comment " in as_it_was else f"{as_it_was} comment ''")
+        elif was_on and rule in [f"allow {port}/tcp" for port in ssh_ports]:
+            told.append(f"{rule} comment ''")
+        else:
+            told.append(f"delete {rule}")
+    return told
+
+
 def listeners(ss: str) -> list[dict]:
     """Who listens where others can reach it, in the order of the ports: ``{port, proto, address, process}``."""
     found = {}
@@ -135,6 +163,7 @@ class FilterModule:
         return {
             "trishula_rules": rules,
             "trishula_rule_mistakes": mistakes,
+            "trishula_firewall_undo": undo,
             "trishula_listeners": listeners,
             "trishula_cut_off": cut_off,
         }

@@ -172,7 +172,9 @@ def _add_questions(commands: _Commands) -> None:
 
 
 def _add_node(commands: _Commands) -> None:
-    node = commands.add("node", "run a node, or check its configuration", "trishula node check --help", ("node", ""))
+    node = commands.add(
+        "node", "run a node, check its configuration, or adopt a store", "trishula node check --help", ("node", "")
+    )
     actions = _Commands(node)
     run = actions.add(
         "run",
@@ -186,9 +188,18 @@ def _add_node(commands: _Commands) -> None:
         "trishula node check --config /etc/trishula/node.toml",
         ("node", "check"),
     )
-    for parser in (run, check):
+    adopt = actions.add(
+        "adopt",
+        "say that the store was put back from a copy: peers forget what the node said before, and it takes stock of"
+        " its mailboxes at its next start",
+        "trishula node adopt --config /etc/trishula/node.toml\n"
+        "  # before: systemctl stop trishula-node.socket trishula-node.service; and start them again",
+        ("node", "adopt"),
+    )
+    for parser in (run, check, adopt):
         parser.add_argument("--config", required=True, metavar="node.toml")
     _add_json(check)
+    _add_json(adopt)
 
 
 def _add_sync(commands: _Commands) -> None:

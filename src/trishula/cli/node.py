@@ -1,8 +1,9 @@
-"""The commands of a host: `trishula node run` and `trishula node check`."""
+"""The commands of a host: `trishula node run`, `trishula node check` and `trishula node adopt`."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -51,9 +52,36 @@ def check(arguments: argparse.Namespace) -> int:
     return FAILED if errors else DONE
 
 
-def _load(path: str) -> tuple[Config | None, list[ConfigError]]:
+def adopt(arguments: argparse.Namespace) -> int:
+    """`trishula node adopt`. Raises `StoreError` while the node runs."""
+    config, errors = _load(arguments.config, secrets=False)
+    if config is None:
+        _report(errors)
+        return FAILED
+    from trishula.node.store import adopt as adopt_store  # noqa: PLC0415 - as above
+
+    if os.geteuid() == 0:
+        _be_the_owner_of(config.state_dir)
+    was, incarnation = adopt_store(config.state_dir / "store", config.node)
+    if arguments.json:
+        print_json({"node": config.node, "was": was, "incarnation": incarnation})
+    else:
+        print(f"the store of {config.node} is a new one to its peers: {incarnation}, was {was}")
+        print("start the node: before it links, it takes what lies in its mailboxes as delivered before")
+    return DONE
+
+
+def _be_the_owner_of(folder: Path) -> None:
+    """For good: what root makes in a store, the node could not open."""
+    info = folder.stat()
+    os.setgroups([])
+    os.setgid(info.st_gid)
+    os.setuid(info.st_uid)
+
+
+def _load(path: str, *, secrets: bool = True) -> tuple[Config | None, list[ConfigError]]:
     try:
-        return load(Path(path)), []
+        return load(Path(path), secrets=secrets), []
     except ConfigErrors as mistakes:
         return None, mistakes.errors
 

@@ -104,6 +104,19 @@ def recognize(path: Path, mark: Path, incarnation: str) -> str:
         db.close()
 
 
+def renew(path: Path) -> str:
+    """Give the store at `path` a new incarnation, which it returns; the next start takes stock of the mailboxes."""
+    db = connect(path)
+    try:
+        news = _new_incarnation()
+        db.execute("BEGIN IMMEDIATE")
+        db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", news)
+        db.execute("COMMIT")
+        return dict(news)["incarnation"]
+    finally:
+        db.close()
+
+
 def _read(mark: Path) -> str:
     try:
         return mark.read_text("utf-8", "replace")

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
-from trishula.node import queries
+from trishula.node import queries, systemd
 from trishula.node.config import Config
 from trishula.node.jikoku import Jikoku, Submitter
 from trishula.node.links import LinkWire
 from trishula.node.logs import Bounded, Sparing
 from trishula.node.rooms import Room
+from trishula.node.steps import Steps
 from trishula.node.store import Store
 from trishula.node.wire import now
 from trishula.protocol import effects, frames
@@ -93,6 +94,8 @@ class Hub:
         self.rooms: dict[int, Room] = {}
         """The posts, by their negative numbers."""
         self.jikoku = None if config.jikoku_log is None else Jikoku(config.jikoku_log)
+        journal = systemd.journal()
+        self._steps = None if journal is None else Steps(journal)
         self.since: dict[str, int] = {}
         """When the link to each node last came up or went down, in ms since 1970."""
         self._config = config
@@ -197,10 +200,14 @@ class Hub:
     # ------------------------------------------------------------ store
 
     def _committed(self, done: list[tuple[int, Sequence[Result]]]) -> None:
+        if self._steps is not None:
+            self._steps.committed(done)
         self._carry_out(self.engine.committed(now(), done))
 
     def _failed(self, batches: list[int], error: SendError) -> None:
         self._troubles.warning("store", f"nothing could be stored: {error}")
+        if self._steps is not None:
+            self._steps.failed(batches)
         self._carry_out(self.engine.failed(now(), batches, error))
 
     def _load(self, effect: effects.Load) -> None:
@@ -220,6 +227,8 @@ class Hub:
         for effect in todo:
             match effect:
                 case effects.Commit(batch, records):
+                    if self._steps is not None:
+                        self._steps.begun(batch, records)
                     self._store.submit(batch, records)
                 case effects.Transmit(link, frame):
                     if (way := self.links.get(link) or self.rooms.get(link)) is not None:

@@ -19,11 +19,13 @@ class _Line(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        # What comes from outside must not forge a second line or steer a terminal.
-        safe = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
-        if not record.exc_info:
-            safe = safe.replace("\n", " | ")
-        return f"<{_PRIORITY.get(record.levelno, 6)}>{safe}" if self._journal else safe
+        shown = "\n".join(map(safe, text.split("\n"))) if record.exc_info else safe(text.replace("\n", " | "))
+        return f"<{_PRIORITY.get(record.levelno, 6)}>{shown}" if self._journal else shown
+
+
+def safe(text: str) -> str:
+    """What comes from outside must not forge a second line or steer a terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def set_up(level: int = logging.INFO) -> None:

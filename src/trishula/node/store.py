@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Self, TypeVar
 
-from trishula.node.database import SqlRows, StoreError, connect, prepare, recognize, used_bytes
+from trishula.node.database import SqlRows, StoreError, connect, prepare, recognize, renew, used_bytes
 from trishula.protocol.errors import SendError
 from trishula.protocol.ledger import apply
 from trishula.protocol.records import Record, Result
@@ -206,6 +206,22 @@ class Store:
             self.broken.set_exception(error)
 
 
+def adopt(directory: Path, node: str) -> tuple[str, str]:
+    """Make the store in `directory` a new one to its peers, or a new store where there is none (rule 14).
+
+    Returns the incarnations that it had and has. Raises `StoreError` while a node runs on it.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = directory / "trishula.db"
+    lock = _lock(directory / "lock")
+    try:
+        return prepare(path, node), renew(path)
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise StoreError(f"can't open {path}: {error}", fix="is the disk full or the file damaged?") from None
+    finally:
+        os.close(lock)
+
+
 def _may_pass(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorname", "").startswith(_TRANSIENT)
 
@@ -218,6 +234,8 @@ def _lock(path: Path) -> int:
     except OSError:
         os.close(descriptor)
         raise StoreError(
-            f"another node is running on {path.parent}", key=str(path), fix="stop it, or check node.state_dir"
+            f"another node is running on {path.parent}",
+            key=str(path),
+            fix="stop it (systemctl stop trishula-node.socket trishula-node.service), or check node.state_dir",
         ) from None
     return descriptor

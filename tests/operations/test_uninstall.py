@@ -1,0 +1,154 @@
+"""uninstall.yml, held against a host of the same image on which TRISHULA never was."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from topology.nodes import MAILBOXES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from operations.conftest import Run
+    from topology.nodes import Node
+
+BARE = "trishula-bare"
+
+# All that a host says of itself, a line each. What is no trace of anybody is left out: logs, caches, the state of
+# services of the system, and what each host makes for itself at its first boot.
+PORTRAIT = r"""
+for kind in passwd group shadow gshadow; do getent $kind | sed "s/^/$kind /"; done
+dpkg-query --show --showformat='package ${Package} ${db:Status-Status}\n'
+apt-mark showmanual | sed 's/^/manual /'
+systemctl list-unit-files --no-legend --no-pager | awk '{print "unit", $1, $2}'
+systemctl --failed --no-legend --no-pager --plain | awk '{print "failed", $1}'
+ufw status verbose | sed 's/^/ufw /'
+ufw show added | sed 's/^/ufw /'
+for dir in /var/spool/cron /etc/cron.d /etc/cron.daily; do find $dir -type f 2>/dev/null | sed 's/^/cron /'; done
+ss -Hltun | awk '$5 !~ /^127.0.0.11:/ {print "listens", $1, $5}'
+find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/tmp -o -path /var/log \
+  -o -path /var/cache -o -path /var/lib/apt/lists -o -path /var/lib/systemd -o -path /var/lib/dpkg -o -name __pycache__ \
+  \) -prune -o ! -type d -printf 'file %p %u:%g %m %l\n' -o -printf 'folder %p %u:%g %m\n'
+find /run /tmp /var/tmp -iname '*trishula*' -printf 'file %p\n'
+find /etc -xdev -type f -exec sha256sum {} + | awk '{print "content", $2, $1}'
+"""
+
+# What Docker and the first boot write, and ufw writes anew when it is switched on and off; not what is in it.
+ITS_OWN = (
+    "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/mtab", "/etc/machine-id", "/etc/ssh/ssh_host_",
+    "/.dockerenv", "/etc/ufw/", "/etc/default/ufw", "/root/.ansible", "/var/lib/dbus/machine-id", "/etc/passwd-",
+    "/etc/group-", "/etc/shadow-", "/etc/gshadow-",
+)  # fmt: skip
+
+
+def portrait(lines: str) -> set[str]:
+    return {line for line in lines.splitlines() if not any(line.split(" ", 1)[-1].startswith(path) for path in ITS_OWN)}
+
+
+@pytest.fixture(scope="module")
+def bare() -> Iterator[set[str]]:
+    """What a host of the same image looks like that nobody has touched."""
+    docker = ["docker", "run", "--detach", "--rm", "--name", BARE, "--network", "none", "--cgroupns", "host"]
+    docker += [f"--cap-add={name}" for name in ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")]
+    docker += [
+        "--security-opt=seccomp=unconfined",
+        "--security-opt=apparmor=unconfined",
+        "--tmpfs=/run",
+        "--tmpfs=/run/lock",
+    ]
+    docker += ["--tmpfs=/tmp:exec", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw", "trishula/host"]
+    subprocess.run(["docker", "rm", "--force", BARE], check=False, capture_output=True)
+    subprocess.run(docker, check=True, stdout=subprocess.DEVNULL)
+    try:
+        inside = ["docker", "exec", BARE]
+        subprocess.run([*inside, "systemctl", "is-system-running", "--wait"], check=False, stdout=subprocess.DEVNULL)
+        said = subprocess.run([*inside, "sh", "-c", PORTRAIT], check=True, capture_output=True, text=True)
+        yield portrait(said.stdout)
+    finally:
+        subprocess.run(["docker", "rm", "--force", BARE], check=True, stdout=subprocess.DEVNULL)
+
+
+def mailbox_files(node: Node) -> set[str]:
+    found: str = node.host.check_output(f"cd {MAILBOXES} && find . -type f -exec sha256sum {{}} +")
+    return set(found.splitlines())
+
+
+def test_a_dry_run_says_what_would_go_and_takes_nothing(mesh: dict[str, Node], play: Callable[..., Run]) -> None:
+    run = play("uninstall.yml", "--check")
+    assert run.code == 0, run.output
+    assert run.changed > 0
+    for name, node in mesh.items():
+        assert node.status()["node"] == name
+
+
+def test_mail_that_is_on_its_way_is_not_thrown_away(mesh: dict[str, Node], play: Callable[..., Run]) -> None:
+    mac, agni = mesh["mac"], mesh["agni"]
+    agni.host.check_output("systemctl stop trishula-node.socket trishula-node.service")
+    try:
+        sent = mac.run("trishula", "send", "agni", "on its way", user=mac.agents[0].user)
+        assert sent.rc == 0, sent.stderr
+        run = play("uninstall.yml")
+    finally:
+        agni.host.check_output("systemctl start trishula-node.socket trishula-node.service")
+    assert run.code != 0
+    assert run.changed == 0
+    assert "mac has 1 messages that are not delivered yet" in run.words
+    assert "No host was touched" in run.words
+
+
+def test_it_leaves_the_mailboxes_as_their_agents_own_and_no_other_trace(
+    mesh: dict[str, Node], bare: set[str], play: Callable[..., Run]
+) -> None:
+    kept = {name: mailbox_files(node) for name, node in mesh.items()}
+    assert all(kept.values())
+    old = "/home/openclaw/trishula.before-20260210"
+    mesh["agni"].run(
+        "sh", "-c", f"mkdir -p {old}/inbox && touch {old}/.taken-over {old}/inbox/m1.json", user="openclaw"
+    )
+
+    first = play("uninstall.yml", "-e", "drop_mail=true")
+    assert first.code == 0, first.output
+    assert first.changed > 0
+
+    # As it was before the move: adopt.yml had put it aside.
+    home = mesh["agni"].host.check_output("find /home/openclaw/trishula* | sort").splitlines()
+    assert home == [f"/home/openclaw/trishula{rest}" for rest in ("", "/inbox", "/inbox/m1.json")]
+    mesh["agni"].host.check_output("rm -r /home/openclaw/trishula")
+
+    for name, node in mesh.items():
+        assert mailbox_files(node) == kept[name]
+        for agent in node.agents:
+            strangers = f"find {agent.mailbox} ! ( -user {agent.user} -group {agent.group} )"
+            assert node.run(*strangers.split()).stdout == ""
+            assert node.run("ls", f"{agent.mailbox}/inbox", user=agent.user).rc == 0
+        found = portrait(said(node))
+        assert {line for line in found - bare if MAILBOXES not in line} == {"folder /var/lib/trishula root:root 711"}, (
+            name
+        )
+        assert bare - found == set(), name
+
+
+def said(node: Node) -> str:
+    run = node.run("sh", "-c", PORTRAIT)
+    assert run.rc == 0, run.stderr
+    return str(run.stdout)
+
+
+def test_a_second_run_finds_nothing_to_do(play: Callable[..., Run]) -> None:
+    run = play("uninstall.yml")
+    assert (run.code, run.changed) == (0, 0), run.output
+
+
+def test_the_mailboxes_go_when_they_are_told_to(
+    mesh: dict[str, Node], bare: set[str], play: Callable[..., Run]
+) -> None:
+    run = play("uninstall.yml", "-e", "remove_mailboxes=true")
+    assert run.code == 0, run.output
+    for name, node in mesh.items():
+        assert portrait(said(node)) == bare, name
+    again = play("uninstall.yml", "-e", "remove_mailboxes=true")
+    assert (again.code, again.changed) == (0, 0), again.output
