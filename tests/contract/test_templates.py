@@ -52,6 +52,7 @@ def test_node_toml_can_set_every_documented_key_but_those_that_systemd_sets(site
     told = site.rendered_with(
         trishula_groups={"builders": ["agni"]},
         trishula_limits=limits,
+        trishula_node_public_roots=True,
         trishula_transport="files",
         trishula_unsigned_inbox=True,
         trishula_jikoku_log="/var/lib/trishula/JIKOKU_LOG.jsonl",
@@ -59,7 +60,7 @@ def test_node_toml_can_set_every_documented_key_but_those_that_systemd_sets(site
     )
     set_keys = set().union(*(keys_of(tomllib.loads(told.rendered(host, "node.toml"))) for host in told.hosts))
     no_variable_yet = {"node.unsigned_inbox", "node.jikoku_log", "agents.*.receipts"}
-    assert documented - set_keys - no_variable_yet == {"node.credentials_dir", "tls.public_roots"}
+    assert documented - set_keys - no_variable_yet == {"node.credentials_dir"}
 
 
 def test_the_node_loads_its_node_toml_and_credentials(site: Site, secrets: ModuleType, tmp_path: Path) -> None:

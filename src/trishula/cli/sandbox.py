@@ -154,6 +154,7 @@ class Sandbox:
         }
         self._homes = {agent: place for place in self.places.values() for agent in place.agents}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.authority = Authority()
         self._via = via or (lambda _dialler, _dialled, url: url)
         self._settings = settings or {}
         self._write(limits or {})
@@ -268,6 +269,12 @@ class Sandbox:
 
     # ------------------------------------------------------------ what Ansible does on real hosts
 
+    def put_certificate(self, name: str, certificate: bytes, key: bytes) -> None:
+        """Put a pair where a node looks for it; one that runs takes it on SIGHUP."""
+        folder = self.places[name].root / "tls"
+        (folder / "node.crt").write_bytes(certificate)
+        _write_secret(folder / "node.key", key)
+
     def _runtime(self, homes: Mapping[str, Sequence[str]]) -> Path:
         """Where the sockets go: a Unix socket's path is limited, so a long folder gets a short one beside it."""
         longest = max(len(f"{name}/{agent}.sock") for name, agents in homes.items() for agent in [*agents, "node"])
@@ -278,17 +285,14 @@ class Sandbox:
         return runtime
 
     def _write(self, limits: Mapping[str, int]) -> None:
-        authority = Authority()
         tokens = {pair: secrets.token_urlsafe(32) for pair in itertools.combinations(self.places, 2)}
         keys = {frozenset(pair): base64.b64encode(secrets.token_bytes(32)).decode() for pair in tokens}
         for place in self.places.values():
             for folder in (place.state, place.runtime, place.root / "tls", place.root / "tokens"):
                 folder.mkdir(parents=True, exist_ok=True)
             place.credentials.mkdir(mode=0o700, exist_ok=True)
-            certificate, key = authority.issue(place.name)
-            place.ca.write_bytes(authority.certificate)
-            (place.root / "tls" / "node.crt").write_bytes(certificate)
-            _write_secret(place.root / "tls" / "node.key", key)
+            place.ca.write_bytes(self.authority.certificate)
+            self.put_certificate(place.name, *self.authority.issue(place.name))
             accept = [
                 {"node": dialler, "sha256": _sha256(token)}
                 for (dialler, dialled), token in tokens.items()

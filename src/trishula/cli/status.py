@@ -10,6 +10,7 @@ import trishula
 from trishula.cli.main import DONE
 from trishula.cli.output import age, milliseconds, print_json, print_table, size, visible
 from trishula.cli.reach import with_node
+from trishula.node.certificate import WARN_DAYS
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -37,7 +38,12 @@ def print_status(found: dict[str, Any], *, now: float) -> None:
     if found["backlog"]:
         facts.append(f"{found['backlog']} of its own on their way to agents here")
     facts.append("clock trusted" if found["clock"]["trusted"] else "CLOCK NOT TRUSTED: nothing is given up or pruned")
+    certificate = found.get("certificate")  # a node that is older than this command says nothing of it
+    if certificate:
+        facts.append(_certificate(certificate["days_left"]))
     print("; ".join(facts))
+    if certificate and certificate["refused"]:
+        print(visible(f"the new certificate is refused, the old one serves on: {certificate['refused']}"))
     print()
     peers = sorted(found["peers"].items())
     print_table(
@@ -83,6 +89,12 @@ def print_status(found: dict[str, Any], *, now: float) -> None:
     silent = [name for name, peer in peers if not peer["agents"]]
     if silent:
         print(f"\nnothing is known of the agents of {', '.join(silent)} while there is no link")
+
+
+def _certificate(days: int) -> str:
+    if days < 0:
+        return "CERTIFICATE OUT OF DATE: no peer takes it"
+    return f"certificate holds for {days} d" if days >= WARN_DAYS else f"CERTIFICATE ENDS IN {days} d"
 
 
 def _link(peer: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import time
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ import trishula
 from trishula.node import logs, queries, systemd
 from trishula.node.admission import Admission, Crowd
 from trishula.node.adoption import take_stock
+from trishula.node.certificate import Tls
 from trishula.node.config import Config
 from trishula.node.courier import courier_to
 from trishula.node.credentials import Identity
@@ -34,7 +34,6 @@ from trishula.node.rooms import Room
 from trishula.node.sessions import Session
 from trishula.node.status import status
 from trishula.node.store import Store
-from trishula.node.tls import client_context, server_context
 from trishula.node.trace import trace
 from trishula.node.unsigned import Unsigned
 from trishula.node.wire import LARGEST_PEER_FRAME, ServerWire, largest_frame
@@ -64,17 +63,18 @@ def run(config: Config) -> int:
 
 
 async def _main(config: Config) -> None:
-    server_tls, client_tls = server_context(config), client_context(config)
+    tls = Tls(config)
     without_inbox = make_mailboxes(config.mailbox_dir, config.agents)
     config.runtime_dir.mkdir(parents=True, exist_ok=True)
     sockets = [] if config.transport == "files" else _listening(config)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, tls.read_again)
     async with Store(config.state_dir / "store", config.node) as store, asyncio.TaskGroup() as tasks:
         begun = await asyncio.to_thread(take_stock, store.path, config, without_inbox)
-        node = Node(config, store, sockets, outboxes=begun)
-        node.start(tasks, server_tls, client_tls)
+        node = Node(config, store, tls, sockets, outboxes=begun)
+        node.start(tasks)
         where = f"listens on {', '.join(node.listening)}" if node.listening else "works by files alone"
         log.info("node %s (%s) %s", config.node, SOFTWARE, where)
         systemd.notify(f"READY=1\nSTATUS={where}")
@@ -91,7 +91,9 @@ def _listening(config: Config) -> list[socket.socket]:
 class Node:
     """The parts of a running node, and what they share."""
 
-    def __init__(self, config: Config, store: Store, sockets: list[socket.socket], outboxes: list[str]) -> None:
+    def __init__(
+        self, config: Config, store: Store, tls: Tls, sockets: list[socket.socket], outboxes: list[str]
+    ) -> None:
         self.node = config.node
         self.limits = config.limits
         self.software = SOFTWARE
@@ -100,6 +102,7 @@ class Node:
         self.filer = Projector(config.mailbox_dir, config.agents, store)
         self.hub = Hub(config, store, self.filer, SOFTWARE)
         self.config = config
+        self.tls = tls
         self._sockets = sockets
         self._doorman = Doorman(
             self._welcome,
@@ -121,7 +124,7 @@ class Node:
         self.started = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self, tasks: asyncio.TaskGroup, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:
+    def start(self, tasks: asyncio.TaskGroup) -> None:
         """Start all tasks in `tasks`; any that fails stops the node."""
         config = self.config
         doorman = self._doorman
@@ -150,12 +153,13 @@ class Node:
             start(room.run(), f"room of {room.peer}")
         if config.transport == "files":
             return
+        start(self.tls.run(), "certificate")
         for sock in self._sockets:
-            start(doorman.serve_peers(sock, lambda: server_tls, admission), f"listener on {_name(sock)}")
+            start(doorman.serve_peers(sock, self.tls.server, admission), f"listener on {_name(sock)}")
         for peer in config.peers.values():
             if peer.dial:
                 token = config.credentials.dial[peer.name]
-                dialer = Dialer(peer.name, peer.url, token, lambda: client_tls, self.hub, max_frame=LARGEST_PEER_FRAME)
+                dialer = Dialer(peer.name, peer.url, token, self.tls.client, self.hub, max_frame=LARGEST_PEER_FRAME)
                 self.hub.on_redial.append(dialer.redial)
                 start(dialer.run(), f"dialer to {peer.name}")
 

@@ -9,6 +9,7 @@ import msgspec
 
 import trishula
 from trishula.node import queries
+from trishula.node.certificate import Tls
 from trishula.node.config import Config
 from trishula.node.hub import Hub
 from trishula.node.outboxes import Outboxes
@@ -22,6 +23,7 @@ class Reporting(Protocol):
     hub: Hub
     store: Store
     config: Config
+    tls: Tls
     listening: list[str]
     started: float
     outboxes: Outboxes
@@ -42,6 +44,7 @@ async def status(node: Reporting) -> dict[str, Any]:
         "incarnation": store.incarnation,
         "uptime_s": round(time.monotonic() - node.started, 1),
         "listening": node.listening,
+        "certificate": node.tls.status(),
         "clock": {"trusted": hub.engine.clock_trusted(now())},
         "store": {
             "ok": not store.problem,

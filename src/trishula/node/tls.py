@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
+from dataclasses import dataclass
+from pathlib import Path
 
 from trishula.node.config import Config
 from trishula.protocol.errors import ConfigError
 
+_NO_CHECK_TIME = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which the module `ssl` has no name for."""
+
+_MOST_FLIGHTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What peers are shown. `serial` is hexadecimal, as openssl prints it; times are ms since 1970."""
+
+    serial: str
+    not_before: int
+    not_after: int
+
 
 def server_context(config: Config) -> ssl.SSLContext:
     """For the listener. Raises `ConfigError` where certificate and key are not a pair."""
+    return load_pair(config)[0]
+
+
+def load_pair(config: Config) -> tuple[ssl.SSLContext, Certificate]:
+    """A context for the listener, and what it shows. Raises `ConfigError` where certificate and key are not a pair."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(config.certificate, config.private_key)
+        return context, _shown_by(context, config.certificate)
     except (ssl.SSLError, OSError) as error:
         raise ConfigError(
             f"{config.certificate} and {config.private_key} don't make a pair: {error}",
@@ -21,7 +44,6 @@ def server_context(config: Config) -> ssl.SSLContext:
             value=str(config.certificate),
             fix="run site.yml, or put a matching pair there",
         ) from None
-    return context
 
 
 def client_context(config: Config) -> ssl.SSLContext:
@@ -38,3 +60,25 @@ def client_context(config: Config) -> ssl.SSLContext:
             fix="put the mesh CA's certificate there, in PEM",
         ) from None
     return context
+
+
+def _shown_by(server: ssl.SSLContext, certificate: Path) -> Certificate:
+    """A handshake with ourselves, in memory: `ssl` tells no other way what a file holds. Raises `ssl.SSLError`."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.load_verify_locations(certificate)
+    # Whoever issued it and whenever: it is asked what it is, not whether it is good.
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    dialler = client.wrap_bio(to_client, to_server)
+    ends = (dialler, server.wrap_bio(to_server, to_client, server_side=True))
+    for _ in range(_MOST_FLIGHTS):
+        for end in ends:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    shown = dialler.getpeercert() or {}
+    return Certificate(
+        serial=str(shown["serialNumber"]),
+        not_before=ssl.cert_time_to_seconds(str(shown["notBefore"])) * 1000,
+        not_after=ssl.cert_time_to_seconds(str(shown["notAfter"])) * 1000,
+    )
