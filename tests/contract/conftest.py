@@ -96,9 +96,9 @@ def load(path: Path) -> Any:
     return yaml.safe_load(path.read_text("utf-8"))
 
 
-def filters(role: str) -> ModuleType:
-    """The filter plugin of a role, as a module."""
-    path = ROOT / "roles" / role / "filter_plugins" / f"{role}.py"
+def filters(role: str, name: str | None = None) -> ModuleType:
+    """A filter plugin of a role, by default that of its name, as a module."""
+    path = ROOT / "roles" / role / "filter_plugins" / f"{name or role}.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -110,6 +110,11 @@ def filters(role: str) -> ModuleType:
 @pytest.fixture(scope="session")
 def secrets() -> ModuleType:
     return filters("trishula_secrets")
+
+
+@pytest.fixture(scope="session")
+def rotation() -> ModuleType:
+    return filters("trishula_secrets", "trishula_rotation")
 
 
 @pytest.fixture(scope="session")
