@@ -113,6 +113,11 @@ def secrets() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def rotation() -> ModuleType:
+    return filters("trishula_rotation")
+
+
+@pytest.fixture(scope="session")
 def firewall() -> ModuleType:
     return filters("trishula_firewall")
 

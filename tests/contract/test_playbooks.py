@@ -13,9 +13,9 @@ def test_every_play_stops_at_the_first_error() -> None:
         assert play.get("any_errors_fatal") is True, (where, play["name"])
 
 
-def test_the_site_is_preflight_then_deploy_then_fallback_then_verify() -> None:
+def test_the_site_is_preflight_then_leave_deploy_fallback_verify() -> None:
     steps = [play["ansible.builtin.import_playbook"] for play in load(ROOT / "site.yml")]
-    assert steps == [f"playbooks/{name}.yml" for name in ("preflight", "deploy", "fallback", "verify")]
+    assert steps == [f"playbooks/{name}.yml" for name in ("preflight", "leave", "deploy", "fallback", "verify")]
 
 
 def test_hosts_are_changed_one_at_a_time_and_behind_a_gate() -> None:
@@ -85,7 +85,7 @@ def test_sshd_is_never_restarted() -> None:
 
 # What holds secrets: the mesh secret, what is derived from it, and the file that the host keeps of it.
 SECRET = re.compile(
-    r"__trishula_secrets_mesh\b(?!_file)|_trishula_secrets_files|(?<!_)_trishula_secrets_keys_file|mesh\.yml\.j2"
+    r"\b_+trishula_secrets_mesh\b|_trishula_secrets_files|(?<!_)_trishula_secrets_keys_file|mesh\.yml\.j2"
 )
 
 

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 import re
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -106,7 +106,7 @@ def test_tokens_and_keys_have_the_form_of_the_contract(secrets: ModuleType) -> N
 
 
 def test_a_raised_generation_changes_that_nodes_secrets_and_no_others(secrets: ModuleType) -> None:
-    raised = MESH | {"generations": {"mac": 2}}
+    raised = MESH | {"generations": {"mac": [2]}}
     before, after = (everything(secrets, mesh, "agni") for mesh in (MESH, raised))
     assert before["keys"]["mac"] != after["keys"]["mac"]
     assert after["keys"]["mac"][0]["kid"] == "1.2"
@@ -131,9 +131,61 @@ def test_keys_of_another_mesh_secret_are_found_out(secrets: ModuleType) -> None:
 
 
 def test_keys_of_another_generation_are_no_conflict(secrets: ModuleType) -> None:
-    raised = MESH | {"generations": {"mac": 2}}
+    raised = MESH | {"generations": {"mac": [2]}}
     ours, theirs = (secrets.keys(mesh, "mac", peers("mac")) for mesh in (raised, MESH))
     assert secrets.conflicts(ours, theirs) == []
+
+
+# ── Two generations at a time ───────────────────────────────────────────────────────────────────────────────────────
+
+STEPS = ({}, {"mac": [1, 2]}, {"mac": [2, 1]}, {"mac": [2]})
+
+
+def test_whatever_a_host_sends_between_two_steps_is_good_at_one_that_has_taken_the_next(secrets: ModuleType) -> None:
+    for before, after in pairwise(STEPS):
+        for here, there in ((before, after), (after, before)):
+            sends, takes = (MESH | {"generations": generations} for generations in (here, there))
+            for dialler, acceptor in permutations(NODES, 2):
+                signing = secrets.keys(sends, dialler, peers(dialler))[acceptor][0]
+                assert signing in secrets.keys(takes, acceptor, peers(acceptor))[dialler]
+                shown = secrets.dial(sends, dialler, peers(dialler)).get(acceptor)
+                if shown is not None:
+                    row = {"node": dialler, "sha256": hashlib.sha256(shown.encode()).hexdigest()}
+                    assert row in secrets.accept(takes, acceptor, peers(acceptor), [])
+
+
+def test_an_agents_old_token_is_good_until_the_last_step(secrets: ModuleType) -> None:
+    old = hashlib.sha256(secrets.agent_token(MESH, "mac", "mac").encode()).hexdigest()
+    good = [old in json.dumps(secrets.accept(MESH | {"generations": step}, "mac", [], agents("mac"))) for step in STEPS]
+    assert good == [True, True, True, False]
+
+
+def test_two_nodes_that_are_rotated_at_once_know_all_that_the_other_may_sign_with(secrets: ModuleType) -> None:
+    mesh = MESH | {"generations": {"agni": [1, 2], "mac": [2, 1]}}
+    kids = [key["kid"] for key in secrets.keys(mesh, "agni", [{"name": "mac"}])["mac"]]
+    assert kids == ["1.2", "1.1", "2.2", "2.1"]
+    assert len({key["key"] for key in secrets.keys(mesh, "agni", [{"name": "mac"}])["mac"]}) == 4
+
+
+def test_a_revoked_nodes_keys_and_tokens_are_good_nowhere(secrets: ModuleType, rotation: ModuleType) -> None:
+    revoked = MESH | rotation.revoke({"generations": {"mac": [1, 2]}}, ["mac"], "2026-01-01T00:00:00Z")
+    stolen = [everything(secrets, MESH | {"generations": {"mac": step}}, "mac") for step in ([1], [2])]
+    for node in ("agni", "rushabdev"):
+        held = json.dumps(everything(secrets, revoked, node))
+        for loot in stolen:
+            assert all(key["key"] not in held for key in loot["keys"][node])
+            token = loot["dial"].get(node)
+            assert token is None or hashlib.sha256(token.encode()).hexdigest() not in held
+
+
+def test_hosts_that_are_ahead_of_the_file_are_found_out(secrets: ModuleType) -> None:
+    later = secrets.keys(MESH | {"generations": {"mac": [2, 3]}}, "mac", peers("mac"))
+    for now in ({}, {"mac": [2]}, {"mac": [1, 2], "agni": [4]}):
+        ours = secrets.keys(MESH | {"generations": now}, "mac", peers("mac"))
+        assert secrets.ahead(ours, later) == ["agni", "rushabdev"]
+        assert secrets.ahead(later, ours) == (["agni"] if "agni" in now else [])
+    assert secrets.ahead(later, later) == []
+    assert secrets.ahead(later, later | {"gone": later["agni"]}) == []
 
 
 @pytest.mark.parametrize(
@@ -143,8 +195,10 @@ def test_keys_of_another_generation_are_no_conflict(secrets: ModuleType) -> None
         {"mesh_secret": None},
         {"mesh_secret": "not base64!"},
         {"mesh_secret": base64.b64encode(bytes(31)).decode()},
-        MESH | {"generations": {"mac": 0}},
-        MESH | {"generations": {"mac": "two"}},
+        MESH | {"generations": {"mac": [0]}},
+        MESH | {"generations": {"mac": []}},
+        MESH | {"generations": {"mac": 2}},
+        MESH | {"generations": {"mac": ["two"]}},
     ],
 )
 def test_a_broken_mesh_file_is_refused_without_telling_what_it_holds(secrets: ModuleType, mesh: dict[str, Any]) -> None:

@@ -1,12 +1,15 @@
 """All that nodes and agents show each other, derived from one mesh secret.
 
-    mesh.yml: mesh_secret, generations ─HMAC-SHA256─┬─► pair keys, one a pair of nodes   keys.json on both
-                                                    ├─► tokens of nodes, one a dialler   dial.json → accept.json
-                                                    └─► tokens of agents, one an agent   <agent>.token → accept.json
+    mesh.yml: mesh_secret ────────┐             ┌─► pair keys, one a pair of nodes   keys.json on both
+                                  ├─HMAC-SHA256─┼─► tokens of nodes, one a dialler   dial.json → accept.json
+    generations.yml: generations ─┘             └─► tokens of agents, one an agent   <agent>.token → accept.json
 
 What is derived is named by a label: a purpose, the names, and the generation of every node concerned. Each part is
 framed by its length, so no two labels are the same bytes. To raise a node's generation gives it other keys and tokens,
 and leaves those of all other pairs as they are.
+
+While its secrets are rotated, a node is in two generations (``trishula_rotation``): the first is what is shown and
+signed with, and both are good.
 
 A node is handed its own values only. None of them leads back to the mesh secret or to another's.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from itertools import product
 
 PAIR_KEY = "trishula/1 pair key"
 NODE_TOKEN = "trishula/1 node token"  # noqa: S105 - a label
@@ -29,29 +33,34 @@ class MeshSecretError(ValueError):
 
 
 def keys(mesh: dict, node: str, peers: list[dict]) -> dict:
-    """``keys.json`` of ``node``: the keys of its own pairs."""
-    return {peer["name"]: [_pair_key(mesh, node, peer["name"])] for peer in peers}
+    """``keys.json`` of ``node``: the keys of its own pairs, the one to sign with first."""
+    return {peer["name"]: _pair_keys(mesh, node, peer["name"]) for peer in peers}
 
 
 def dial(mesh: dict, node: str, peers: list[dict]) -> dict:
     """``dial.json`` of ``node``: the token that it shows to each peer that it dials."""
-    return {peer["name"]: _node_token(mesh, node, peer["name"]) for peer in peers if peer["dial"]}
+    return {peer["name"]: _node_tokens(mesh, node, peer["name"])[0] for peer in peers if peer["dial"]}
 
 
 def accept(mesh: dict, node: str, peers: list[dict], agents: list[dict]) -> list[dict]:
-    """``accept.json`` of ``node``: whom it lets in, by the digest of the token that each of them shows."""
+    """``accept.json`` of ``node``: whom it lets in, by the digests of the tokens that each of them may show."""
     nodes = [
-        {"node": peer["name"], "sha256": _sha256(_node_token(mesh, peer["name"], node))}
+        {"node": peer["name"], "sha256": _sha256(token)}
         for peer in peers
         if not peer["dial"]
+        for token in _node_tokens(mesh, peer["name"], node)
     ]
-    tokens = [{"agent": agent["name"], "sha256": _sha256(agent_token(mesh, node, agent["name"]))} for agent in agents]
+    tokens = [
+        {"agent": agent["name"], "sha256": _sha256(token)}
+        for agent in agents
+        for token in _agent_tokens(mesh, node, agent["name"])
+    ]
     return nodes + tokens
 
 
 def agent_token(mesh: dict, node: str, agent: str) -> str:
     """The token that ``agent`` shows to its own node."""
-    return _token(_derive(mesh, AGENT_TOKEN, node, agent, _generation(mesh, node)))
+    return _agent_tokens(mesh, node, agent)[0]
 
 
 def conflicts(ours: dict, theirs: dict) -> list[str]:
@@ -64,17 +73,42 @@ def conflicts(ours: dict, theirs: dict) -> list[str]:
     )
 
 
-def _pair_key(mesh: dict, one: str, other: str) -> dict:
+def ahead(ours: dict, theirs: dict) -> list[str]:
+    """The peers whose keys are of a later generation in ``theirs``: what counts the generations was lost since."""
+    return sorted(
+        peer
+        for peer, held in theirs.items()
+        if peer in ours and any(there > here for there, here in zip(_latest(held), _latest(ours[peer]), strict=True))
+    )
+
+
+def _latest(pair: list[dict]) -> tuple[int, int]:
+    """Of both nodes of a pair, the lower-named first."""
+    low, high = zip(*((int(part) for part in key["kid"].split(".")) for key in pair), strict=True)
+    return max(low), max(high)
+
+
+def _pair_keys(mesh: dict, one: str, other: str) -> list[dict]:
     low, high = sorted((one, other))
-    generations = _generation(mesh, low), _generation(mesh, high)
-    key = _derive(mesh, PAIR_KEY, low, high, *generations)
-    return {"kid": ".".join(generations), "key": base64.b64encode(key).decode()}
+    return [
+        {
+            "kid": ".".join(generations),
+            "key": base64.b64encode(_derive(mesh, PAIR_KEY, low, high, *generations)).decode(),
+        }
+        for generations in product(_generations(mesh, low), _generations(mesh, high))
+    ]
 
 
-def _node_token(mesh: dict, dialler: str, acceptor: str) -> str:
+def _node_tokens(mesh: dict, dialler: str, acceptor: str) -> list[str]:
     """Good in one direction and at one node."""
-    generations = _generation(mesh, dialler), _generation(mesh, acceptor)
-    return _token(_derive(mesh, NODE_TOKEN, dialler, acceptor, *generations))
+    return [
+        _token(_derive(mesh, NODE_TOKEN, dialler, acceptor, *generations))
+        for generations in product(_generations(mesh, dialler), _generations(mesh, acceptor))
+    ]
+
+
+def _agent_tokens(mesh: dict, node: str, agent: str) -> list[str]:
+    return [_token(_derive(mesh, AGENT_TOKEN, node, agent, generation)) for generation in _generations(mesh, node)]
 
 
 def _derive(mesh: dict, *label: str) -> bytes:
@@ -94,12 +128,16 @@ def _secret(mesh: dict) -> bytes:
     return secret
 
 
-def _generation(mesh: dict, node: str) -> str:
-    """A node that the file does not name is in its first."""
-    generation = (mesh.get("generations") or {}).get(node, 1)
-    if not isinstance(generation, int) or generation < 1:
-        raise MeshSecretError(f"the generation of {node} is not a whole number from 1 on")
-    return str(generation)
+def _generations(mesh: dict, node: str) -> list[str]:
+    """Of a node that the file does not name: it is in its first."""
+    generations = (mesh.get("generations") or {}).get(node, [1])
+    if (
+        not isinstance(generations, list)
+        or not generations
+        or any(not isinstance(it, int) or it < 1 for it in generations)
+    ):
+        raise MeshSecretError(f"the generations of {node} are not a list of whole numbers from 1 on")
+    return [str(generation) for generation in generations]
 
 
 def _token(key: bytes) -> str:
@@ -121,4 +159,5 @@ class FilterModule:
             "trishula_accept": accept,
             "trishula_agent_token": agent_token,
             "trishula_key_conflicts": conflicts,
+            "trishula_keys_ahead": ahead,
         }
