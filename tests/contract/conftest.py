@@ -67,13 +67,13 @@ def role(request: pytest.FixtureRequest) -> Path:
 
 
 def run_role(
-    folder: Path, role: str, entry: str, hosts: dict[str, dict[str, Any]], *options: str
+    folder: Path, role: str, entries: str, hosts: dict[str, dict[str, Any]], *options: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run one entry point of a role for real, on hosts that are all this machine and differ by their variables."""
+    """Run entry points of a role for real, on hosts that are all this machine and differ by their variables."""
     here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
     inventory = folder / "hosts.yml"
     inventory.write_text(yaml.safe_dump({"all": {"hosts": {host: here | facts for host, facts in hosts.items()}}}))
-    tasks = [{"ansible.builtin.import_role": {"name": role, "tasks_from": entry}}]
+    tasks = [{"ansible.builtin.import_role": {"name": role, "tasks_from": entry}} for entry in entries.split()]
     playbook = folder / "playbook.yml"
     playbook.write_text(yaml.safe_dump([{"hosts": "all", "gather_subset": ["!all", "min"], "tasks": tasks}]))
     return subprocess.run(

@@ -21,9 +21,13 @@ def test_the_site_is_preflight_then_leave_deploy_fallback_verify() -> None:
 def test_hosts_are_changed_one_at_a_time_and_behind_a_gate() -> None:
     rolling = [play for where, play in plays() if where == "deploy.yml"][-1]
     assert rolling["serial"] == 1
-    *_, restart, gate, tidy = rolling["tasks"]
+    before, host, tidy = rolling["tasks"]
+    assert before["register"] == "__gate_before"
+    keep, *_, restart, gate = host["block"]
+    assert keep["ansible.builtin.import_role"]["tasks_from"] == "keep"
     assert restart["ansible.builtin.meta"] == "flush_handlers"
     assert gate["ansible.builtin.include_tasks"] == "tasks/gate.yml"
+    assert [task["ansible.builtin.include_tasks"] for task in host["rescue"]] == ["tasks/back.yml"]
     assert tidy["ansible.builtin.import_role"]["tasks_from"] == "tidy"
 
 
@@ -51,6 +55,15 @@ def test_every_role_can_be_uninstalled_and_uninstall_does_it() -> None:
         if task.where == "playbooks/uninstall.yml" and "ansible.builtin.include_role" in task.data
     ]
     assert sorted(called) == [role.name for role in ROLES]
+
+
+def test_the_upgrade_is_the_site_behind_the_question_whether_the_mesh_is_whole() -> None:
+    site = [play["ansible.builtin.import_playbook"].removeprefix("playbooks/") for play in load(ROOT / "site.yml")]
+    preflight, whole, *rest = load(ROOT / "playbooks/upgrade.yml")
+    imported = [play["ansible.builtin.import_playbook"] for play in [preflight, *rest]]
+    assert imported == site
+    ask, _ = whole["tasks"]
+    assert ask["changed_when"] is False
 
 
 def test_every_module_has_its_full_name() -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
+import subprocess
+import sys
 import tomllib
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.contract.conftest import ROOT, all_tasks, load, run_role
+
+from trishula import __version__
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +48,65 @@ def test_the_controller_runs_nothing_that_is_not_in_the_lock() -> None:
         if re.search(r"\buv\b|\bpip\b|hatchling", command):
             assert "_trishula_node_build_tools" in command or "--frozen" in command
     assert sum("_trishula_node_build_tools" in command for command in commands) == 2
+
+
+# ── What a host gets ────────────────────────────────────────────────────────────────────────────────────────────────
+
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="a release belongs to root")
+
+
+def facts_of_a_host(folder: Path, source: str) -> dict[str, Any]:
+    return {
+        "trishula_node_name": "mac",
+        "trishula_node_agents": [{"name": "mac", "group": "mac"}],
+        "trishula_node_source_dir": str(ROOT),
+        "trishula_node_artifacts_dir": str(folder / "dist"),
+        "trishula_node_install_dir": str(folder / "opt"),
+        "trishula_node_install_source": source,
+        "trishula_node_python": sys.executable,
+        "trishula_node_listen_port": 18765,
+    }
+
+
+@as_root
+@pytest.mark.parametrize("source", ["controller", "index"])
+def test_a_release_runs_and_an_agents_own_environment_is_made_of_its_wheels(tmp_path: Path, source: str) -> None:
+    facts = facts_of_a_host(tmp_path, source)
+    run = run_role(tmp_path, "trishula_node", "controller install", {"mac": facts})
+    assert run.returncode == 0, run.stdout
+    [release] = (tmp_path / "opt" / "releases").iterdir()
+    assert (
+        subprocess.check_output([release / "bin" / "trishula", "--version"], text=True) == f"trishula {__version__}\n"
+    )
+    venv = tmp_path / "agent"
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    pip = [venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
+    wheels = [f"--find-links={release / 'wheels'}", f"--requirement={release / 'requirements.txt'}"]
+    subprocess.run([*pip, *wheels], check=True)
+    subprocess.run([venv / "bin" / "python", "-c", "import trishula; trishula.Client"], check=True)
+
+
+@as_root
+def test_a_wheel_that_is_not_the_one_in_the_lock_is_not_installed(tmp_path: Path) -> None:
+    facts = facts_of_a_host(tmp_path, "controller")
+    assert run_role(tmp_path, "trishula_node", "controller", {"mac": facts}).returncode == 0
+    [wheel] = (tmp_path / "dist" / "wheels").glob("*/msgspec-*.whl")
+    with zipfile.ZipFile(wheel, "a") as forged:
+        forged.writestr("msgspec/evil.py", "")
+    run = run_role(tmp_path, "trishula_node", "controller install", {"mac": facts})
+    assert run.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in run.stdout
+    assert not [*(tmp_path / "opt" / "releases").glob("*/requirements.txt")]
+
+
+def test_pip_takes_wheels_by_hash_alone_whichever_source_they_come_from() -> None:
+    by_hash = load(ROOT / "roles/trishula_node/vars/main.yml")["_trishula_node_by_hash"]
+    assert {"--require-hashes", "--only-binary=:all:"} <= set(by_hash)
+    commands = [json.dumps(task.data) for task in all_tasks() if task.where.endswith("trishula_node/tasks/release.yml")]
+    pips = [command for command in commands if "/bin/pip" in command]
+    assert len(pips) == 2
+    assert all("_trishula_node_by_hash" in command for command in pips)
+    assert sum("--no-index" in command for command in pips) == 1  # what is installed was there before
 
 
 # ── The folders ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -78,11 +143,12 @@ def test_what_runs_is_switched_on_one_host_after_the_other() -> None:
     assert link.where == "roles/trishula_node/tasks/configure.yml"
     at_once, rolling = load(ROOT / "playbooks/deploy.yml")
     assert [run["tasks_from"] for run in runs(at_once, "trishula_node")] == ["controller", "install"]
-    assert [run.get("tasks_from") for run in runs(rolling, "trishula_node")] == [None, "tidy"]
+    assert [run.get("tasks_from") for run in runs(rolling, "trishula_node")] == ["keep", None, "tidy"]
 
 
 def runs(play: dict[str, Any], role: str) -> list[dict[str, str]]:
-    imports = [task.get("ansible.builtin.import_role", {}) for task in play["tasks"]]
+    tasks = itertools.chain.from_iterable(task.get("block", [task]) for task in play["tasks"])
+    imports = [task.get("ansible.builtin.import_role", {}) for task in tasks]
     return [run for run in imports if run.get("name") == role]
 
 
@@ -95,13 +161,19 @@ def test_the_running_release_and_the_one_before_it_stay(tmp_path: Path, current:
             (releases / name / "requirements.txt").touch()
             os.utime(releases / name / "requirements.txt", (1e9 - age, 1e9 - age))
     (tmp_path / "current").symlink_to(f"releases/{current}")
+    kept = [tmp_path / "before.tar", tmp_path / "state" / "store" / "former.db"]
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     facts = {
         "trishula_node_name": "mac",
         "trishula_node_agents": [{"name": "mac", "group": "mac"}],
         "trishula_node_source_dir": str(ROOT),
         "trishula_node_install_dir": str(tmp_path),
+        "trishula_node_state_dir": str(tmp_path / "state"),
     }
     for changed in (1, 0):
         run = run_role(tmp_path, "trishula_node", "tidy", {"mac": facts})
+        assert not any(path.exists() for path in kept)
         assert f"changed={changed} " in run.stdout, run.stdout
         assert sorted(path.name for path in releases.iterdir()) == left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -23,6 +24,8 @@ EVERY_S = 0.1
 
 End = tuple[str, str]
 """A node, and the one that it is linked to."""
+Received = tuple[str, str, str]
+"""A message's id, its recipient and its digest."""
 
 
 class Stored(NamedTuple):
@@ -218,6 +221,11 @@ class Stream:
 
         return eventually(first, within=within)
 
+    def crossed(self, sender: str, to: str, *, since: float, until: float) -> int:
+        """How many messages from one agent came to the other in this time."""
+        said = self._agents[to].said
+        return sum(line.get("sender") == sender and since < line["at"] < until for line in said)
+
     def wrote(self, sender: str, to: str, since: float) -> bool:
         """Whether an agent has stored something for another one after `since`."""
         said = reversed(self._agents[sender].said)
@@ -233,6 +241,19 @@ class Stream:
             for line in teller.said
             if "stored" in line
         ]
+
+    def lost_and_doubled(self, *, within: float) -> tuple[set[Received], Counter[Received]]:
+        """What was stored and lies in no inbox, byte for byte; and what lies there too often."""
+        stored = {(sent.id, sent.to, sent.digest) for sent in self.stored()}
+
+        def received() -> Counter[Received]:
+            return Counter((file.id, file.agent, file.digest) for file in self.files() if file.box != "outbox")
+
+        # The files follow the confirmations, a moment later; and what is too much would not go away.
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: received().keys() >= stored, within=within)
+        found = received()
+        return stored - found.keys(), found - Counter(stored)
 
     def routes(self) -> Counter[str]:
         """How many were confirmed, by the way that they went."""

@@ -156,17 +156,9 @@ def test_with_the_port_blocked_everywhere_mail_goes_by_rsync_and_by_link_again_w
 
 def test_what_was_stored_is_in_each_inbox_once_and_byte_for_byte(whole_stream: Stream, note: Note) -> None:
     whole_stream.finish(within=60)
-    stored = {(sent.id, sent.to, sent.digest) for sent in whole_stream.stored()}
+    stored = whole_stream.stored()
     assert stored
-
-    def received() -> Counter[tuple[str, str, str]]:
-        return Counter((file.id, file.agent, file.digest) for file in whole_stream.files() if file.box != "outbox")
-
-    # The files follow the confirmations, a moment later; and what is too much would not go away.
-    with contextlib.suppress(AssertionError):
-        eventually(lambda: received().keys() >= stored, within=15)
-    found = received()
-    lost, too_many = stored - found.keys(), found - Counter(stored)
+    lost, too_many = whole_stream.lost_and_doubled(within=15)
     note.count = (
         f"{len(stored)} messages stored, {len(lost)} lost, {too_many.total()} doubled; they came by "
         + ", ".join(f"{route} ({count})" for route, count in whole_stream.routes().most_common())

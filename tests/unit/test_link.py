@@ -40,7 +40,7 @@ SIGNED = frames.SignedReceipt.seal(
     Receipt("mac", "agni", Key("mac", "m1", "agni"), 1, "ab" * 32, State.DELIVERED, "", 1), "1", b"mac"
 )
 HELLO = frames.Hello(versions=frames.VERSIONS, me=AGNI)
-WELCOME = frames.Welcome(version=1, me=AGNI)
+WELCOME = frames.Welcome(version=2, me=AGNI)
 MAIL: list[frames.Frame] = [
     frames.Deliver(seq=1, envelopes=[SEALED]),
     frames.Ack(seq=1),
@@ -144,7 +144,7 @@ def test_the_dialler_speaks_first_and_the_listener_waits() -> None:
 
 
 def test_the_listener_answers_a_greeting_and_both_know_whom_they_have() -> None:
-    assert opened(Side.LISTENER).said[:2] == [Transmit(frames.Welcome(version=1, me=MAC)), Opened(AGNI)]
+    assert opened(Side.LISTENER).said[:2] == [Transmit(frames.Welcome(version=2, me=MAC)), Opened(AGNI)]
     assert opened(Side.DIALLER).said[0] == Opened(AGNI)
 
 
@@ -193,19 +193,40 @@ def test_a_peer_that_calls_itself_otherwise_than_its_credential_is_sent_away(
     assert events == [Hangup(CLOSE_POLICY, "its credential is agni's, but it calls itself rushabdev")]
 
 
-@pytest.mark.parametrize("versions", [(0, 0), (2, 9), (9, 2)])
+@pytest.mark.parametrize("versions", [(0, 0), (3, 9), (9, 3)])
 def test_without_a_common_version_the_listener_says_what_both_speak(versions: tuple[int, int]) -> None:
     end = hangup(greeting(Side.LISTENER).hear(frames.Hello(versions=versions, me=AGNI)))
-    assert end == Hangup(CLOSE_VERSION, f"no common version: it speaks {versions[0]}-{versions[1]}, we speak 1-1")
+    assert end == Hangup(CLOSE_VERSION, f"no common version: it speaks {versions[0]}-{versions[1]}, we speak 1-2")
 
 
-@pytest.mark.parametrize("versions", [(0, 1), (1, 5)])
-def test_of_overlapping_versions_the_highest_common_one_is_chosen(versions: tuple[int, int]) -> None:
-    events = greeting(Side.LISTENER).hear(frames.Hello(versions=versions, me=AGNI))
-    assert events[0] == Transmit(frames.Welcome(version=1, me=MAC))
+@pytest.mark.parametrize(("versions", "chosen"), [((0, 1), 1), ((1, 1), 1), ((1, 2), 2), ((2, 5), 2)])
+def test_of_overlapping_versions_the_highest_common_one_is_chosen(versions: tuple[int, int], chosen: int) -> None:
+    rig = greeting(Side.LISTENER)
+    assert rig.hear(frames.Hello(versions=versions, me=AGNI))[0] == Transmit(frames.Welcome(version=chosen, me=MAC))
+    assert rig.link.version == chosen
 
 
-@pytest.mark.parametrize("version", [0, 2])
+LATER: list[frames.Frame] = [frames.Topology(links=[]), frames.Posted()]
+
+
+@sides
+@pytest.mark.parametrize("frame", LATER, ids=lambda frame: type(frame).__name__)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_frame_of_a_later_version_is_neither_said_nor_heard_on_an_older_link(
+    side: Side, frame: frames.Frame, version: int
+) -> None:
+    rig = greeting(side)
+    older = frames.Welcome(version, AGNI) if side is Side.DIALLER else frames.Hello((version, version), AGNI)
+    rig.hear(older)
+    assert rig.link.speaks(type(frame)) is (version == 2)
+    events = rig.hear(frame)
+    if version == 1:
+        assert hangup(events) == Hangup(CLOSE_POLICY, f"{type(frame).__name__.lower()} is no frame of version 1")
+    else:
+        assert events == [Heard(frame)]
+
+
+@pytest.mark.parametrize("version", [0, 3])
 def test_a_version_that_the_dialler_never_offered_ends_the_link(version: int) -> None:
     end = hangup(greeting(Side.DIALLER).hear(frames.Welcome(version=version, me=AGNI)))
     assert end.code == CLOSE_VERSION

@@ -31,8 +31,7 @@ def laptop(*, relay_reaches: bool = True) -> Bench:
     """mac, linked to agni alone."""
     bench = Bench("mac")
     bench.link_up(RELAY, "agni")
-    if relay_reaches:
-        bench.hear(RELAY, topology("mac", "rushabdev"))
+    bench.hear(RELAY, topology("mac", "rushabdev") if relay_reaches else topology("mac"))
     return bench
 
 
@@ -123,7 +122,7 @@ def test_when_its_custodian_has_lost_its_store_it_is_offered_again() -> None:
     bench = entrusted(relay_reaches=False)
     bench.link_down(RELAY)
     new = replace_incarnation("agni")
-    effects = bench.take(bench.engine.link_up(bench.now, 3, new))
+    effects = bench.take(bench.engine.link_up(bench.now, 3, new)) + bench.hear(3, topology("mac"))
     assert offered(effects + bench.commit_all(), 3) == ["m1"]
 
 
@@ -141,7 +140,7 @@ def replace_incarnation(node: str) -> frames.Introduction:
 def test_when_its_custodian_comes_back_with_the_same_store_it_still_waits_there() -> None:
     bench = entrusted(relay_reaches=False)
     bench.link_down(RELAY)
-    assert offered(bench.link_up(3, "agni")) == []
+    assert offered(bench.link_up(3, "agni") + bench.hear(3, topology("mac"))) == []
     assert bench.disk.sent[KEY].custodian == "agni"
 
 
@@ -167,7 +166,7 @@ def test_after_a_restart_nothing_is_in_custody_as_far_as_the_origin_knows() -> N
     before = entrusted()
     after = Bench("mac", disk=before.disk)
     assert after.disk.sent[KEY].custodian == ""
-    assert offered(after.link_up(RELAY, "agni"), RELAY) == ["m1"]
+    assert offered(after.link_up(RELAY, "agni") + after.hear(RELAY, topology("mac")), RELAY) == ["m1"]
 
 
 def test_custody_that_could_not_be_noted_is_asked_for_again() -> None:
@@ -184,6 +183,14 @@ def test_a_laptop_hands_its_mail_to_a_server_that_waits_with_it() -> None:
     bench = laptop(relay_reaches=False)
     bench.submit(LETTER)
     assert offered(bench.commit(), RELAY) == ["m1"]
+
+
+def test_a_neighbour_of_an_older_release_which_says_no_topology_is_given_its_own_mail_alone() -> None:
+    bench = Bench("mac")
+    bench.link_up(RELAY, "agni")
+    for to in ("rushabdev", "agni"):
+        bench.submit(letter(f"to-{to}", to=to))
+    assert offered(bench.commit(), RELAY) == ["to-agni"]
 
 
 def test_a_server_waits_with_its_own_mail() -> None:

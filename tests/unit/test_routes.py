@@ -43,6 +43,7 @@ def test_the_newest_link_that_is_above_suspicion_is_taken() -> None:
 
 def test_without_a_direct_link_a_neighbour_that_is_linked_to_the_recipient_relays() -> None:
     table = routes("agni")
+    says(table, "agni", "mac")
     assert way(table, "rushabdev") == (1, "agni", False)
     says(table, "agni", "mac", "rushabdev")
     assert way(table, "rushabdev") == (1, "agni", True)
@@ -65,8 +66,11 @@ def test_a_silent_neighbour_relays_nothing() -> None:
 
 
 def test_a_laptop_hands_its_mail_to_a_neighbour_that_is_always_on_and_waits() -> None:
-    assert way(routes("pi"), "rushabdev") is None
-    assert way(routes("pi", "agni"), "rushabdev") == (2, "agni", False)
+    table = routes("pi", "agni")
+    says(table, "pi", "mac")
+    assert way(table, "rushabdev") is None
+    says(table, "agni", "mac")
+    assert way(table, "rushabdev") == (2, "agni", False)
 
 
 def test_a_server_waits_with_its_mail_itself() -> None:
@@ -81,6 +85,7 @@ def test_a_route_is_reported_by_its_relay() -> None:
 
 def test_a_post_is_the_way_when_it_is_open_and_no_link_reaches_the_recipient() -> None:
     table = routes("agni")
+    says(table, "agni", "mac")
     table.posts["rushabdev"] = Line(-1, "rushabdev", WINDOW, files=True)
     assert way(table, "rushabdev") == (1, "agni", False)
     table.posts["rushabdev"].open = True

@@ -14,10 +14,9 @@ from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from trishula.client.errors import NodeUnreachable
-from trishula.protocol.agent_frames import AgentReply, Greeting, decode_reply
+from trishula.protocol.agent_frames import VERSION, AgentReply, Greeting, decode_reply
 from trishula.protocol.backoff import full_jitter
 from trishula.protocol.errors import FrameError
-from trishula.protocol.frames import VERSIONS
 
 SOCKET_VARIABLE = "TRISHULA_SOCKET"
 DEFAULT_SOCKET = "/run/trishula/node.sock"
@@ -44,7 +43,7 @@ async def dial(endpoint: Endpoint, *, timeout: float) -> tuple[ClientConnection,
         async with asyncio.timeout(timeout):
             connection = await endpoint.open()
             greeting = await read(connection)
-            if isinstance(greeting, Greeting) and VERSIONS[0] <= greeting.version <= VERSIONS[1]:
+            if isinstance(greeting, Greeting) and greeting.version == VERSION:
                 answered, connection = connection, None
                 return answered, greeting
             raise NodeUnreachable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import sys
@@ -60,13 +61,16 @@ def prepare(path: Path, node: str) -> str:
                 f"{path} has the format {version}, this release knows {SCHEMA_VERSION}",
                 fix="install the release that wrote it, or a newer one",
             )
-        for step in range(version + 1, SCHEMA_VERSION + 1):
-            schema = resources.files("trishula.node").joinpath(f"schema/{step}.sql").read_text("utf-8")
-            # One transaction a step, so that a crash leaves all of it or none.
+        if version < SCHEMA_VERSION:
+            if version > 0:
+                _keep_former(db, path, version)
+            steps = (f"schema/{step}.sql" for step in range(version + 1, SCHEMA_VERSION + 1))
+            schema = "\n".join(resources.files("trishula.node").joinpath(step).read_text("utf-8") for step in steps)
+            # One transaction for all steps, so that a crash leaves the one format or the other.
             db.executescript(f"BEGIN IMMEDIATE; {schema}")
-            if step == 1:
+            if version == 0:
                 db.executemany("INSERT INTO meta VALUES (?, ?)", [("node", node), *_new_incarnation()])
-            db.execute(f"PRAGMA user_version = {step}")
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             db.execute("COMMIT")
         meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
         if not {"node", "incarnation"} <= meta.keys():
@@ -76,6 +80,27 @@ def prepare(path: Path, node: str) -> str:
         return str(meta["incarnation"])
     finally:
         db.close()
+
+
+def _keep_former(db: sqlite3.Connection, path: Path, version: int) -> None:
+    """Copy the store to `former.db` beside it, before its format changes: the release before can't read the new one.
+
+    `roles/trishula_node/library/trishula_former_store.py` puts it back. Raises `StoreError` where it can't be made.
+    """
+    former = path.with_name("former.db")
+    unfinished = path.with_name("former.db.new")
+    try:
+        unfinished.unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(unfinished)) as copy:
+            db.backup(copy)
+            # No second file beside it: what is put back is one file.
+            copy.execute("PRAGMA journal_mode = DELETE")
+        unfinished.replace(former)
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(
+            f"{path} stays in the format {version}, for no copy of it can be kept: {error}",
+            fix="make room on its disk for a second one",
+        ) from None
 
 
 def recognize(path: Path, mark: Path, incarnation: str) -> str:

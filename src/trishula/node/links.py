@@ -93,8 +93,10 @@ class LinkWire:
     def transmit(self, frame: frames.Frame) -> None:
         """Send without waiting. The windows of the engine bound the mail that may pile up here.
 
-        A peer that makes us talk and does not listen loses its link.
+        A peer that makes us talk and does not listen loses its link. An older one is spared the frames that it lacks.
         """
+        if not self.link.speaks(type(frame)):
+            return
         if self._wire.transport.get_write_buffer_size() > _MOST_UNSENT:
             self.hang_up(CLOSE_POLICY, "it does not read what it asks for")
             return

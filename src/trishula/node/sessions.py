@@ -106,7 +106,7 @@ class Session:
         node = self._node
         self._replies.put_nowait(
             agent_frames.Greeting(
-                version=frames.VERSIONS[1],
+                version=agent_frames.VERSION,
                 node=node.node,
                 agent=self.agent,
                 incarnation=node.store.incarnation,

@@ -13,6 +13,9 @@ from msgspec import Meta, Struct
 from trishula.protocol.envelope import State
 from trishula.protocol.frames import AgentName, Count, Frame, MessageId, Millis, NodeName, Note, decode
 
+VERSION = 1
+"""Of what agents and nodes say to each other. A node may know more requests; what an older client relies on stays."""
+
 
 class Send(Frame, frozen=True):
     """Store this message; the node answers `Stored`, or `Failed`. The same id and bytes again are the same message."""

@@ -9,6 +9,7 @@ A payload travels as the JSON object that it is, unescaped and verbatim, without
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -18,8 +19,8 @@ from trishula.protocol.envelope import Envelope, Key, Receipt, State
 from trishula.protocol.errors import FrameError
 from trishula.protocol.names import AGENT_PATTERN, ID_PATTERN, KID_PATTERN, PROBE
 
-VERSIONS = (1, 1)
-"""The first and the last version of the protocol that this release speaks."""
+VERSIONS = (1, 2)
+"""The first and the last version of the protocol between nodes that this release speaks."""
 
 BATCH_BYTES = 256 * 1024
 """A frame is filled up to here; one larger message has a frame to itself."""
@@ -253,6 +254,8 @@ class Bye(Frame, frozen=True):
 MeshFrame = Deliver | Ack | Receipts | Defer | Query | Topology
 """What concerns the engine."""
 PeerFrame = Hello | Welcome | Deliver | Ack | Receipts | Defer | Query | Topology | Posted | Ping | Pong | Bye
+LATER: Mapping[type, int] = {Query: 2, Topology: 2, Posted: 2}
+"""Frames that version 1 does not have, and the version that brought them. Who does not know a frame closes the link."""
 
 _encoder = msgspec.json.Encoder()
 _F = TypeVar("_F")

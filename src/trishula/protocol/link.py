@@ -7,11 +7,13 @@
     state     side      may say                                   and then
     GREETING  dialler   Welcome                                   OPEN
     GREETING  listener  Hello                                     OPEN
-    OPEN      both      Deliver Ack Receipts Defer Query
-                        Topology Posted Ping Pong                 OPEN
+    OPEN      both      Deliver Ack Receipts Defer Ping Pong      OPEN
+                        from version 2 on, too:
+                        Query Topology Posted                     OPEN
     any       both      Bye                                       CLOSED
 
-A frame that isn't in the row of its state ends the link with a code and a reason.
+A frame that isn't in the row of its state, or is of a later version than both speak, ends the link with a code and a
+reason.
 """
 
 from __future__ import annotations
@@ -118,6 +120,8 @@ class Link:
         self.side = side
         self.peer = peer
         self.state = LinkState.GREETING
+        self.version = frames.VERSIONS[0]
+        """Of the protocol; when the link is open, the last one that both speak."""
         self.rtt_ms: float | None = None
         """Round trip of the last ping."""
         self.offset_ms: float | None = None
@@ -135,6 +139,10 @@ class Link:
             return []
         return [Transmit(frames.Hello(frames.VERSIONS, self._me))]
 
+    def speaks(self, frame: type[frames.Frame]) -> bool:
+        """Whether the version that both speak has this frame. What it has not is left unsaid."""
+        return frames.LATER.get(frame, self.version) <= self.version
+
     def bytes_arrived(self, now: Instant) -> list[LinkEvent]:
         """Some bytes of the peer have come, be they a part of a frame."""
         self._heard = now.mono
@@ -151,6 +159,8 @@ class Link:
             frame = frames.decode_peer(data)
             if type(frame) not in _TABLE[self.state, self.side]:
                 raise FrameError(f"{type(frame).__name__.lower()} is out of turn: the link is {self.state.value}")
+            if not self.speaks(type(frame)):
+                raise FrameError(f"{type(frame).__name__.lower()} is no frame of version {self.version}")
             return self._take(now, frame)
         except FrameError as error:
             return self._hang_up(error.close_code, error.message)
@@ -200,7 +210,7 @@ class Link:
                 low, high = frames.VERSIONS
                 if not low <= frame.version <= high:
                     raise FrameError(f"version {frame.version} is not one of {low} to {high}", close_code=CLOSE_VERSION)
-                return self._open(now, frame.me)
+                return self._open(now, frame.me, frame.version)
             case frames.Ping():
                 return [Transmit(frames.Pong(sent=frame.sent, read=now.wall))]
             case frames.Pong():
@@ -217,12 +227,13 @@ class Link:
                 "no common version: it speaks {}-{}, we speak {}-{}".format(*hello.versions, *frames.VERSIONS),
                 close_code=CLOSE_VERSION,
             )
-        return [Transmit(frames.Welcome(high, self._me)), *self._open(now, hello.me)]
+        return [Transmit(frames.Welcome(high, self._me)), *self._open(now, hello.me, high)]
 
-    def _open(self, now: Instant, peer: Introduction) -> list[LinkEvent]:
+    def _open(self, now: Instant, peer: Introduction, version: int) -> list[LinkEvent]:
         if peer.node != self.peer:
             raise FrameError(f"its credential is {self.peer}'s, but it calls itself {peer.node}")
         self.state = LinkState.OPEN
+        self.version = version
         self._next_ping = now.mono
         return [Opened(peer), *self.tick(now)]
 

@@ -126,7 +126,8 @@ class Routes:
         post = self.posts.get(dest)
         if post is not None and post.open:
             return Route(post, dest, reaches=True)
-        waiting = [relay for relay in self.linked() if self._peers[relay]]
+        # Who has said no topology may be of a release that relays nothing.
+        waiting = [relay for relay in self.linked() if self._peers[relay] and relay in self.neighbours]
         if waiting and not self._always_on:
             return self._over(dest, waiting[0], reaches=False)
         return None

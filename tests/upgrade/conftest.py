@@ -1,0 +1,106 @@
+"""Hosts that the release before this one has converged, and a stream of messages over them from first to last.
+
+Molecule's scenario `upgrade`. By hand, on the hosts that `molecule converge --scenario-name upgrade` left:
+
+pytest tests/upgrade --ansible-inventory=molecule/upgrade/inventory --connection=ansible
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faults.stream import Stream
+from topology.conftest import inventory, mesh
+from topology.nodes import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from topology.nodes import Node
+
+__all__ = ["inventory", "mesh"]
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A playbook that has ended."""
+
+    code: int
+    said: str
+
+    @property
+    def changed(self) -> list[int]:
+        """How many tasks have changed something, host by host."""
+        return [int(count) for count in re.findall(r"\bchanged=(\d+)", self.said)]
+
+
+Upgrade = Callable[[Path], Run]
+
+
+@pytest.fixture(scope="session")
+def upgrade(inventory: Path) -> Upgrade:
+    """Bring the mesh to the release of a tree."""
+
+    def run(tree: Path) -> Run:
+        ended = subprocess.run(
+            ["ansible-playbook", f"--inventory={inventory}", "playbooks/upgrade.yml"],
+            cwd=tree,
+            env={
+                **os.environ,
+                "ANSIBLE_CONFIG": str(tree / "ansible.cfg"),
+                "PATH": f"{os.environ['PATH']}:{ROOT / '.uv' / 'bin'}",
+                "COLUMNS": "1000",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return Run(ended.returncode, ended.stdout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def stream(mesh: dict[str, Node]) -> Iterator[Stream]:
+    """From the former release until it is told to finish. Its agents have the former release's client throughout."""
+    stream = Stream(mesh)
+    try:
+        eventually(stream.flows, within=15)
+        yield stream
+    finally:
+        stream.finish(within=60)
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A release that brings the store to a new format, and then does not come up."""
+    tree = tmp_path / "broken"
+    left_out = shutil.ignore_patterns(".*", "__pycache__", "build", "secrets", "tests", "*.whl")
+    shutil.copytree(ROOT, tree, ignore=left_out, symlinks=True)
+    shutil.copytree(ROOT / "dist" / "wheels", tree / "dist" / "wheels", dirs_exist_ok=True)
+    node = tree / "src" / "trishula" / "node"
+    step = len(list((node / "schema").iterdir())) + 1
+    (node / "schema" / f"{step}.sql").write_text("CREATE TABLE novelty (number INTEGER PRIMARY KEY) STRICT;\n")
+    replace(node / "database.py", r"^SCHEMA_VERSION = \d+", f"SCHEMA_VERSION = {step}")
+    replace(tree / "src" / "trishula" / "__init__.py", '__version__ = ".*"', '__version__ = "99.0.0"')
+    with (node / "adoption.py").open("a") as file:
+        file.write('\n\ndef take_stock(*_):\n    raise StoreError("this release is broken on purpose")\n')
+    return tree
+
+
+def replace(path: Path, pattern: str, by: str) -> None:
+    text, count = re.subn(pattern, by, path.read_text("utf-8"), flags=re.MULTILINE)
+    assert count == 1, (path, pattern)
+    path.write_text(text)
