@@ -64,6 +64,12 @@ def conflicts(ours: dict, theirs: dict) -> list[str]:
     )
 
 
+def drawn(mesh: dict) -> bool:
+    """Whether the mesh secret was drawn: 32 random bytes are never all ASCII, and never few different ones."""
+    secret = _secret(mesh)
+    return len(set(secret)) > SECRET_BYTES // 2 and not secret.isascii()
+
+
 def _pair_key(mesh: dict, one: str, other: str) -> dict:
     low, high = sorted((one, other))
     generations = _generation(mesh, low), _generation(mesh, high)
@@ -121,4 +127,5 @@ class FilterModule:
             "trishula_accept": accept,
             "trishula_agent_token": agent_token,
             "trishula_key_conflicts": conflicts,
+            "trishula_drawn": drawn,
         }
