@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +91,21 @@ def test_a_host_that_can_take_no_node_is_named(tmp_path: Path, answers: dict[str
             {name: lives(name, trishula_outbound_only=True) for name in ("book", "mac")},
             "book and mac are all outbound only, so none of them can dial another",
         ),
+        (
+            {name: lives(name, trishula_address="mesh.example.org") for name in ("agni", "rushabdev")},
+            "Two nodes would be dialled at the same place: mesh.example.org:8765, mesh.example.org:8765",
+        ),
+        (
+            {
+                "mac": lives("mac", trishula_limits={"max_message_bytes": 2048}),
+                "agni": lives("agni", trishula_limits={"max_message_bytes": 1024}),
+            },
+            "trishula_limits.max_message_bytes is agni: 1024, mac: 2048. Set it once for all",
+        ),
+        (
+            {"agni": lives("agni", trishula_address="agni.example.org", trishula_tls_names=["agni"])},
+            "The other nodes dial agni at agni.example.org, and its certificate will hold for agni, 127.0.0.1 only.",
+        ),
     ],
 )
 def test_an_inventory_that_makes_no_mesh_is_refused(
@@ -136,3 +153,47 @@ def test_what_would_turn_rsync_away_stops_before_anything_is_changed(tmp_path: P
     )
     assert "rsync, which carries the mail where no link works, would not get into mac:" in said
     assert "sshd lets in the users root deploy only (AllowUsers): add the user trishula-sync to that line" in said
+
+
+def test_a_clock_that_is_wrong_stops_before_anything_is_changed(tmp_path: Path) -> None:
+    late = tmp_path / "late"
+    ask = "import time; print(time.time() - 60)"
+    late.write_text(
+        f'#!/bin/sh\ntest -z "$3" && exec {sys.executable} "$@"\necho "$3 $({sys.executable} -c "{ask}")"\n'
+    )
+    late.chmod(0o755)
+    hosts = {"mac": lives("mac"), "agni": lives("agni", trishula_node_python=str(late))}
+    said = preflight(tmp_path, hosts, id="0")
+    assert "Clocks of two hosts are more than 2 s apart" in said
+    assert re.search(r"agni -(59|60)\.\d s", said)
+
+
+def test_a_secret_that_was_copied_from_another_mesh_stops_all(tmp_path: Path) -> None:
+    theirs = ROOT / "molecule" / "no-such-scenario" / "inventory" / "secrets"
+    theirs.mkdir(parents=True)
+    ours = tmp_path / "secrets"
+    ours.mkdir()
+    try:
+        for folder in (theirs, ours):
+            (folder / "mesh.yml").write_text("mesh_secret: the same\n")
+        said = preflight(tmp_path, {"mac": lives("mac")}, id="0")
+    finally:
+        shutil.rmtree(theirs.parents[1])
+    assert f"{ours}/mesh.yml is a copy of {theirs}/mesh.yml" in said
+
+
+def test_a_full_disk_and_a_name_that_is_not_known_are_named(tmp_path: Path) -> None:
+    commands = as_root(tmp_path) | {"ss": '""'}
+    full = tmp_path / "full"
+    full.write_text(
+        f'#!/bin/sh\ntest "$1" = - || exec {sys.executable} "$@"\n'
+        f'exec {sys.executable} - "$(echo "$2" | sed "s/[0-9][0-9]*/{2**60}/g")"\n'
+    )
+    full.chmod(0o755)
+    hosts = {
+        "agni": lives("agni", trishula_node_python=str(full), trishula_agent_user="root"),
+        "rushabdev": lives("rushabdev", trishula_address="no-such-host.invalid"),
+    }
+    said = preflight(tmp_path, hosts, **commands)
+    assert "MiB free, and needs 1099511627776: make room there" in said
+    assert "no-such-host.invalid is not known here" in said

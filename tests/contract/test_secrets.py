@@ -8,6 +8,7 @@ import hmac
 import json
 import re
 from itertools import pairwise, permutations
+from secrets import token_bytes
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -206,3 +207,13 @@ def test_a_broken_mesh_file_is_refused_without_telling_what_it_holds(secrets: Mo
         secrets.keys(mesh, "mac", peers("mac"))
     if mesh.get("mesh_secret"):
         assert mesh["mesh_secret"] not in str(refusal.value)
+
+
+def test_a_secret_that_somebody_wrote_is_told_from_one_that_was_drawn(secrets: ModuleType) -> None:
+    def drawn(secret: bytes) -> bool:
+        return secrets.drawn({"mesh_secret": base64.b64encode(secret).decode()})
+
+    assert not drawn(b"0123456789" * 3 + b"01")
+    assert not drawn(bytes(range(32)))
+    assert not drawn(b"\xff" * 32)
+    assert all(drawn(token_bytes(32)) for _ in range(1000))

@@ -18,8 +18,8 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 import trishula
 from trishula.cli.agent import _addressed as addressed
+from trishula.cli.node import obstacles
 from trishula.cli.usage import UsageError
-from trishula.node.checks import obstacles
 from trishula.node.config import ConfigErrors, load
 from trishula.node.database import StoreError, prepare
 from trishula.node.store import Store

@@ -88,6 +88,12 @@ def _latest(pair: list[dict]) -> tuple[int, int]:
     return max(low), max(high)
 
 
+def drawn(mesh: dict) -> bool:
+    """Whether the mesh secret was drawn: 32 random bytes are never all ASCII, and never few different ones."""
+    secret = _secret(mesh)
+    return len(set(secret)) > SECRET_BYTES // 2 and not secret.isascii()
+
+
 def _pair_keys(mesh: dict, one: str, other: str) -> list[dict]:
     low, high = sorted((one, other))
     return [
@@ -160,4 +166,5 @@ class FilterModule:
             "trishula_agent_token": agent_token,
             "trishula_key_conflicts": conflicts,
             "trishula_keys_ahead": ahead,
+            "trishula_drawn": drawn,
         }

@@ -7,7 +7,7 @@ import ipaddress
 import re
 
 # Nobody outside resolves these: reserved for that (RFC 2606, 6761, 6762, 8375), or in use at home and delegated to nobody.
-PRIVATE = ("alt corp example home home.arpa internal intranet invalid lan local localdomain localhost private test vps").split()
+PRIVATE = ["alt", "corp", "example", "home", "home.arpa", "internal", "intranet", "invalid", "lan", "local", "localdomain", "localhost", "private", "test", "vps"]
 
 PUBLIC_DIRECTORY = re.compile(r"https://acme(-staging)?-v\d+\.api\.letsencrypt\.org/")
 
@@ -66,7 +66,9 @@ def _of_name(name: str, records: dict[str, dict[str, list[str]]], here: set, *, 
         return [f"'{name}' is no full name: set trishula_address to one such as {name}.example.org"]
     suffix = next((suffix for suffix in PRIVATE if name.lower().endswith(f".{suffix}")), None)
     if public and suffix:
-        return [f"'{name}' is private: nobody outside resolves .{suffix}. Use a public name, or the provider 'self_signed'"]
+        return [
+            f"'{name}' is private: nobody outside resolves .{suffix}. Use a public name, or the provider 'self_signed'"
+        ]
     four, six = (records[kind].get(name, []) for kind in ("A", "AAAA"))
     if not four and not six:
         return [f"'{name}' has no A record: make one that leads to this host"]

@@ -18,6 +18,8 @@ _BROKEN_PIPE = 128 + 13
 
 _CODES = {"unreachable": UNREACHABLE, "timed_out": TIMED_OUT, "usage": USAGE}
 
+CONFIG = "/etc/trishula/node.toml"
+
 _EXIT_CODES = "exit codes: 0 done, 1 failed with a reason, 2 wrong usage, 3 node not reachable, 4 timed out"
 
 
@@ -76,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_send(commands)
     _add_questions(commands)
     _add_node(commands)
+    _add_doctor(commands)
     _add_sync(commands)
     _add_demo(commands)
     return parser
@@ -200,6 +203,20 @@ def _add_node(commands: _Commands) -> None:
         parser.add_argument("--config", required=True, metavar="node.toml")
     _add_json(check)
     _add_json(adopt)
+
+
+def _add_doctor(commands: _Commands) -> None:
+    doctor = commands.add(
+        "doctor",
+        "ask this host, its node and the way to its peers what is wrong, and say what to do about it",
+        "sudo trishula doctor\n  sudo trishula doctor --json",
+        ("doctor", "doctor"),
+    )
+    doctor.add_argument(
+        "--config", default=CONFIG, metavar="node.toml", help=f"what the node was started with (default: {CONFIG})"
+    )
+    doctor.add_argument("--socket", metavar="PATH", help="the node's socket (default: node.sock where --config says)")
+    _add_json(doctor)
 
 
 def _add_sync(commands: _Commands) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from trishula.cli.main import DONE, FAILED
 from trishula.cli.output import print_json, visible
-from trishula.node.checks import obstacles
+from trishula.node.accounts import group_id
 from trishula.node.config import Config, ConfigErrors, load
+from trishula.node.tls import client_context, server_context
 from trishula.protocol.errors import ConfigError
 
 
@@ -77,6 +80,20 @@ def _be_the_owner_of(folder: Path) -> None:
     os.setgroups([])
     os.setgid(info.st_gid)
     os.setuid(info.st_uid)
+
+
+def obstacles(config: Config) -> list[ConfigError]:
+    """Why a node with this configuration could not start: certificates that don't fit, groups that aren't there."""
+    groups = [agent.socket_group for agent in config.agents.values() if agent.socket_group is not None]
+    checks: list[Callable[[], object]] = [partial(server_context, config), partial(client_context, config)]
+    checks += [partial(group_id, group) for group in groups]
+    found = []
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            found.append(error)
+    return found
 
 
 def _load(path: str, *, secrets: bool = True) -> tuple[Config | None, list[ConfigError]]:

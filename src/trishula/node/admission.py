@@ -39,7 +39,7 @@ class Admission:
             return connection.respond(HTTPStatus.OK, "ready\n")
         identity, why = self._identify(request)
         if identity is not None:
-            return identity
+            return connection.respond(HTTPStatus.OK, f"{identity}\n") if request.path == "/whoami" else identity
         self._log.warning(f"{address} {why}", f"turned away {address}: {why}")
         response = connection.respond(HTTPStatus.UNAUTHORIZED, "A bearer token of this node is needed.\n")
         response.headers["WWW-Authenticate"] = 'Bearer realm="trishula"'

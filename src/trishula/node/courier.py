@@ -39,18 +39,22 @@ class Courier:
     ssh_config: Path
     pulls: bool
 
-    async def push(self) -> str:
-        """Ours to the peer. Returns nothing, or what went wrong."""
-        return await self._run(f"{self.room / 'out'}/", f"trishula-push-{self.peer}:")
+    async def push(self, *, dry: bool = False) -> str:
+        """Ours to the peer. Returns nothing, or what went wrong. `dry`: asks only whether we may, and moves no file."""
+        return await self._run(f"{self.room / 'out'}/", f"trishula-push-{self.peer}:", dry=dry)
 
-    async def pull(self) -> str:
-        """The peer's to us. Returns nothing, or what went wrong."""
-        return await self._run(f"trishula-pull-{self.peer}:", f"{self.room / 'in'}/")
+    async def pull(self, *, dry: bool = False) -> str:
+        """The peer's to us. Likewise."""
+        return await self._run(f"trishula-pull-{self.peer}:", f"{self.room / 'in'}/", dry=dry)
 
-    async def _run(self, source: str, target: str) -> str:
-        ssh = f"ssh -F {shlex.quote(str(self.ssh_config))}"
+    async def _run(self, source: str, target: str, *, dry: bool) -> str:
+        shell = f"ssh -F {shlex.quote(str(self.ssh_config))}"
         options = ["--recursive", "--times", "--no-perms", "--omit-dir-times", "--delay-updates"]
-        command = ["rsync", *options, f"--timeout={STALLED_S}", "--rsh", ssh, source, target]
+        if dry:
+            # On a connection of its own: one that is kept warm would belong to whoever asks, and shut the node out.
+            shell += " -o ControlPath=none"
+            options.append("--dry-run")
+        command = ["rsync", *options, f"--timeout={STALLED_S}", "--rsh", shell, source, target]
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,

@@ -17,6 +17,7 @@ from trishula.protocol.errors import ConfigError
 from trishula.protocol.frames import KeyId
 from trishula.protocol.signing import Keyring, PairKey
 
+FILES = ("accept.json", "dial.json", "keys.json")
 _KEY_BYTES = 32
 _T = TypeVar("_T")
 
@@ -54,6 +55,8 @@ class Credentials:
     accepted: tuple[tuple[bytes, Identity], ...] = field(repr=False)
     dial: Mapping[str, str] = field(repr=False)
     keyring: Keyring = field(repr=False)
+    directory: Path | None = None
+    """Where they were read."""
 
     @classmethod
     def none(cls) -> Credentials:
@@ -106,6 +109,7 @@ def load_credentials(
         accepted=tuple((bytes.fromhex(entry.sha256), Identity(entry.node, entry.agent)) for entry in accepted),
         dial=dial,
         keyring=Keyring(keys),
+        directory=directory,
     )
 
 

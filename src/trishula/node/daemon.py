@@ -18,6 +18,7 @@ from trishula.node import logs, queries, systemd
 from trishula.node.admission import Admission, Crowd
 from trishula.node.adoption import take_stock
 from trishula.node.certificate import Tls
+from trishula.node.checks import readiness
 from trishula.node.config import Config
 from trishula.node.courier import courier_to
 from trishula.node.credentials import Identity
@@ -185,9 +186,7 @@ class Node:
 
     def problem(self) -> str:
         """Why the node is not ready, or nothing."""
-        if self.store.problem:
-            return f"the store can't be written: {self.store.problem}"
-        return "; ".join(f"the mailbox files of {agent} wait: {why}" for agent, why in self.filer.problems.items())
+        return "; ".join(finding.text for finding in readiness(self.store.problem, self.filer.problems))
 
     async def status(self) -> dict[str, Any]:
         """What `trishula status` shows."""

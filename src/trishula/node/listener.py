@@ -23,8 +23,8 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
+from trishula.node.accounts import group_id
 from trishula.node.admission import Admission, Crowd
-from trishula.node.checks import group_id
 from trishula.node.credentials import Identity
 from trishula.node.logs import Sparing
 from trishula.node.wire import CLOSE_WITHIN, LARGEST_PEER_FRAME, SETTINGS, ServerWire
