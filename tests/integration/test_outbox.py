@@ -276,6 +276,26 @@ def in_a_mesh(tmp_path: Path, work: Callable[[Sandbox], Awaitable[None]], **opti
 TWO = {"mac": ("mac",), "agni": ("agni",)}
 
 
+@pytest.mark.parametrize("where", ["outbox", "inbox"])
+def test_a_file_whose_name_is_no_text_stops_no_node(tmp_path: Path, where: str) -> None:
+    message = {"from": "mac", "to": "agni", "subject": "odd"}
+
+    async def work(mesh: Sandbox) -> None:
+        folder = mesh.home("mac").mailbox("mac") / where
+        drop(folder, os.fsdecode(b"\xff.json"), message)
+        drop(folder, os.fsdecode(b"\xff-bad.json"), {})
+        if where == "outbox":
+            await arrived(mesh, "agni", "odd")
+            await is_empty_but_for(folder, f"{of_subject(mesh, 'mac', 'outbox', 'odd')[0]['id']}.json")
+        drop(outbox(mesh, "mac"), "next.json", {"to": "agni", "subject": "the next one"})
+        await arrived(mesh, "agni", "the next one")
+        mesh.kill("mac")
+        mesh.start("mac")
+        await mesh.linked()
+
+    in_a_mesh(tmp_path, work, homes=TWO, settings={"node": {"unsigned_inbox": True}})
+
+
 def test_thousands_at_once_arrive_once_and_nobody_waits_for_them(tmp_path: Path) -> None:
     count = 2000
 

@@ -51,6 +51,12 @@ def test_what_is_filled_in_is_a_function_of_the_file(tmp_path: Path) -> None:
     assert moved == one.message
 
 
+@pytest.mark.parametrize("seconds", [-(10**12), 10**14])
+def test_a_file_may_have_any_time(seconds: int) -> None:
+    message = drops.finish("mac", "a.json", Mark(1, seconds * 10**9, 13), b'{"to": "agni"}', most=1000)
+    assert json.loads(message.payload)["timestamp"] in ("1970-01-01T00:00:00.000Z", "9999-12-31T00:00:00.000Z")
+
+
 def test_a_file_is_history_only_if_it_is_byte_for_byte_what_is_stored(tmp_path: Path) -> None:
     message = dropped(tmp_path, "m.json", '{"to": "agni", "id": "m"}').message
     known = Known(message.digest, len(message.payload))

@@ -19,6 +19,8 @@ MAILBOX_VARIABLE = "TRISHULA_MAILBOX"
 DEFAULT_MAILBOX = "~/trishula"
 
 FILE_FALLBACK = "file_fallback"
+_LAST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+"""What can be said of when a file was changed: it may have any time."""
 
 
 class Mailbox:
@@ -97,7 +99,7 @@ def _read(path: Path, status: os.stat_result) -> Message | None:
         from_node="",
         route="file",
         method=FILE_FALLBACK,
-        received_at=datetime.fromtimestamp(status.st_mtime, UTC),
+        received_at=datetime.fromtimestamp(min(max(status.st_mtime, 0), _LAST), UTC),
         digest=digest_of(path.read_bytes()),
     )
     return message

@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trishula.node import queries
+from trishula.node.bounces import changed_at
 from trishula.node.config import Config
 from trishula.node.database import SqlRows, StoreError, connect
-from trishula.node.drops import is_drop, stem
+from trishula.node.drops import is_drop, is_text, stem
 from trishula.node.files import TEMPORARY, content, move
 from trishula.protocol.directory import Directory
 from trishula.protocol.envelope import Key
@@ -131,10 +132,10 @@ def found_in(mailbox_dir: Path, agents: Iterable[str], directory: Directory, exp
                     digest=message.digest,
                     origin=origin,
                     expires_at=expires_at,
-                    at=changed // 1_000_000,
+                    at=changed_at(changed),
                     read=read,
                     payload=None if read else payload,
-                    file="" if read else file.name,
+                    file=file.name if not read and is_text(file.name) else "",
                 )
 
 

@@ -12,6 +12,8 @@ from trishula.protocol.envelope import State
 from trishula.protocol.errors import TrishulaError
 from trishula.protocol.records import Progress
 
+_LAST_MS = round(datetime(9999, 12, 31, tzinfo=UTC).timestamp() * 1000)
+
 
 @dataclass(frozen=True, slots=True)
 class Bounce:
@@ -103,7 +105,13 @@ def reason_file(agent: str, name: str, error: TrishulaError, at: int) -> bytes:
 
 
 def _lines(told: dict[str, Any]) -> bytes:
-    return json.dumps(told, ensure_ascii=False, indent=2).encode() + b"\n"
+    # The name of a file may be no text; what stands for its bytes is JSON all the same.
+    return json.dumps(told, ensure_ascii=False, indent=2).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def changed_at(mtime_ns: int) -> int:
+    """When a file was changed, in ms since 1970. It may have any time: this is the nearest that can be written."""
+    return min(max(mtime_ns // 1_000_000, 0), _LAST_MS)
 
 
 def iso(ms: int) -> str:

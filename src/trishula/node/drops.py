@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from trishula.node.bounces import iso, reason_file
+from trishula.node.bounces import changed_at, iso, reason_file
 from trishula.node.files import move, put
 from trishula.protocol.errors import MessageError, TrishulaError
 from trishula.protocol.message import Message, complete, digest_of
@@ -96,6 +96,16 @@ class Ready:
 Seen = History | Gone | Unfinished | Bad | Ready
 
 
+def is_text(name: str) -> bool:
+    """Whether the name of a file is text, and not any bytes: only then the store can keep it."""
+    return text_of(name) == name
+
+
+def text_of(name: str) -> str:
+    """The name, or what can be written in place of one that is any bytes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def is_drop(name: str) -> bool:
     """Whether a file of this name is meant to be sent."""
     return name.endswith(".json") and not name.startswith(".")
@@ -103,7 +113,7 @@ def is_drop(name: str) -> bool:
 
 def stem(name: str) -> str:
     """The id of the message whose file this would be, had the node written it."""
-    return name.removesuffix(".json").partition("~")[0]
+    return text_of(name).removesuffix(".json").partition("~")[0]
 
 
 def names(message_id: str, sender: str, digest: str) -> tuple[str, str, str]:
@@ -148,8 +158,8 @@ def finish(agent: str, name: str, mark: Mark, raw: bytes, *, most: int) -> Messa
     return complete(
         raw,
         sender=agent,
-        new_id=str(uuid.uuid5(_NAMESPACE, f"{agent}\n{name}\n{mark.mtime_ns}\n{content}")),
-        timestamp=iso(mark.mtime_ns // 1_000_000),
+        new_id=str(uuid.uuid5(_NAMESPACE, f"{agent}\n{text_of(name)}\n{mark.mtime_ns}\n{content}")),
+        timestamp=iso(changed_at(mark.mtime_ns)),
         max_bytes=most,
     )
 

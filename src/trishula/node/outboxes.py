@@ -375,7 +375,7 @@ class Outbox:
         self._busy.difference_update([ready.name for ready, _ in stored], [item.name for item in bad])
         self._todo.update(dict.fromkeys(left.changed))
         for name, error in left.stuck.items():
-            self._wait(name, _MUCH_LATER_S, f"{name} can't be taken out of the outbox: {error}")
+            self._wait(name, _MUCH_LATER_S, f"{drops.text_of(name)} can't be taken out of the outbox: {error}")
         if left.without_file:
             await self._store.write(lambda db: queries.write_outbox_again(db, self._agent, left.without_file))
             self._projector.wake()

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from trishula.node import drops
+from trishula.node.bounces import changed_at
 from trishula.node.config import Config
 from trishula.node.drops import Mark
 from trishula.protocol.envelope import Key
@@ -38,7 +39,7 @@ class Unsigned:
     def find(self, agent: str, inbox: Path, names: Iterable[str]) -> tuple[list[Adopt], bool]:
         """The messages among these files, the oldest first; and whether to look again."""
         known = self._known[agent]
-        names = {*filter(drops.is_drop, names)}
+        names = {name for name in names if drops.is_drop(name) and drops.is_text(name)}
         for name in known.keys() - names:
             del known[name]
         for key in [key for key in self._tried if key[0] == agent and key[1] not in names]:
@@ -79,7 +80,7 @@ class Unsigned:
         except MessageError as error:
             log.warning("%s in the inbox of %s is left alone: %s", name, agent, error)
             return []
-        at = mark.mtime_ns // 1_000_000
+        at = changed_at(mark.mtime_ns)
         return [
             Adopt(
                 key=Key(sender, message.id, agent),

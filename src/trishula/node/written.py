@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from trishula.node.drops import names
+from trishula.node.drops import is_text, names
 from trishula.node.files import TEMPORARY, content
 from trishula.node.queries import FileDue
 from trishula.protocol.message import digest_of
@@ -43,7 +43,7 @@ class Written:
 
     def _note(self, agent: str, box: str, entry: os.DirEntry[str]) -> None:
         try:
-            if entry.is_file(follow_symlinks=False) and not entry.name.startswith(TEMPORARY):
+            if entry.is_file(follow_symlinks=False) and not entry.name.startswith(TEMPORARY) and is_text(entry.name):
                 self._by_size[agent, box, entry.stat(follow_symlinks=False).st_size].append(entry.path)
         except OSError:
             self._vanished = True
