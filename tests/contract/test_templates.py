@@ -106,9 +106,9 @@ def test_one_agent_cannot_take_all_the_connections_that_the_service_may_have(sit
         assert "LimitNOFILE=65536\n" in site.rendered(host, "trishula-node.service")
 
 
-def test_the_service_is_a_member_of_its_agents_groups(site: Site) -> None:
+def test_the_service_is_a_member_of_its_agents_groups_and_of_the_account_that_peers_come_to(site: Site) -> None:
     assert "SupplementaryGroups=openclaw dhyana\n" in site.rendered("mac", "trishula-node.service")
-    assert "SupplementaryGroups=openclaw\n" in site.rendered("agni", "trishula-node.service")
+    assert "SupplementaryGroups=openclaw trishula-sync\n" in site.rendered("agni", "trishula-node.service")
 
 
 def test_the_socket_listens_where_the_wiring_says(site: Site) -> None:

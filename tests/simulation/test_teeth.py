@@ -78,12 +78,12 @@ def a_relay_lets_go_of_what_was_acknowledged_without_a_receipt(patch: pytest.Mon
 
 @plant
 def a_relay_signs_what_it_carries(patch: pytest.MonkeyPatch) -> None:
-    offer = Desk._offer
+    offer = Desk.offer
 
     def signing(self: Desk, now: Instant, line: Any, delivery: Delivery, batch: Sequence[Pending]) -> list[Effect]:
         return offer(self, now, line, delivery, [replace(pending, seal=None) for pending in batch])
 
-    patch.setattr(Desk, "_offer", signing)
+    patch.setattr(Desk, "offer", signing)
 
 
 @plant
