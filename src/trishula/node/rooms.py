@@ -282,10 +282,11 @@ class Room:
             except OSError:
                 continue
             size += info.st_size
-            if len(taken) < _AT_ONCE and fresh < _BYTES_AT_ONCE:
-                if (frame := self._examine(present[name], info, now)) is not None:
-                    taken.append(frame)
-                    fresh += info.st_size
+            if len(taken) >= _AT_ONCE or fresh >= _BYTES_AT_ONCE:
+                continue
+            if (frame := self._examine(present[name], info, now)) is not None:
+                taken.append(frame)
+                fresh += info.st_size
         return _Look(taken, more=len(taken) >= _AT_ONCE or fresh >= _BYTES_AT_ONCE, size=size)
 
     def _examine(self, entry: os.DirEntry[str], info: os.stat_result, now: float) -> frames.MeshFrame | None:

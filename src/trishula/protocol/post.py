@@ -17,7 +17,7 @@ PATIENCE = 1.5
 """Seconds without a usable way after which mail goes by post. A link is suspect after two seconds of silence."""
 ANSWERED_WITHIN = 60.0
 ANSWERED_CAP = 3600.0
-"""Seconds after which a frame in the post is taken for lost, and its mail offered again: the first time, and at most."""
+"""Seconds after which a frame in the post is taken for lost and its mail offered again: the first time, and at most."""
 WINDOW = 8 * 1024 * 1024
 """Bytes in one direction of a post that wait for an answer."""
 
