@@ -53,7 +53,7 @@ def test_every_sample_that_is_dropped_as_a_file_crosses_by_link(mesh: dict[str, 
     crosses(mesh, stream, itertools.permutations(NODES, 2), "direct", within=20)
 
 
-@pytest.mark.parametrize(("here", "there"), itertools.combinations(NODES, 2))
+@pytest.mark.parametrize(("here", "there"), [*itertools.combinations(NODES, 2)])
 def test_every_sample_that_is_dropped_as_a_file_crosses_by_relay(
     mesh: dict[str, Node], stream: Stream, here: str, there: str
 ) -> None:

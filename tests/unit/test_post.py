@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trishula.protocol import frames
-from trishula.protocol.effects import Arrived, Posting, Progressed, Rejected, Transmit
+from trishula.protocol.effects import Arrived, Posting, Progressed, Rejected, Transmit, Withdraw
 from trishula.protocol.envelope import Key, State
 from trishula.protocol.names import PROBE
 from trishula.protocol.post import ANSWERED_WITHIN, PATIENCE
@@ -82,10 +82,35 @@ def test_a_receipt_by_post_settles_and_is_reported_as_rsync() -> None:
     assert bench.engine._routes.posts["agni"].unacked == 0
 
 
-def test_a_frame_that_nobody_answers_is_posted_again() -> None:
+def test_a_frame_that_nobody_answers_is_taken_out_of_the_post_and_posted_again() -> None:
     bench = posting()
     assert offered(bench.sleep(ANSWERED_WITHIN - 1), POST) == []
+    effects = bench.sleep(1)
+    assert of(effects, Withdraw) == [Withdraw(POST, (1,))]
+    assert offered(effects, POST) == ["m1"]
+
+
+def test_who_answers_nothing_is_waited_for_longer_each_time_until_he_answers() -> None:
+    bench = posting()
+    bench.sleep(ANSWERED_WITHIN)
+    assert offered(bench.sleep(2 * ANSWERED_WITHIN - 1), POST) == []
     assert offered(bench.sleep(1), POST) == ["m1"]
+    bench.hear(POST, frames.Ack(seq=3))
+    bench.submit(letter("m2", body="x"))
+    bench.commit()
+    assert "m2" in offered(bench.sleep(ANSWERED_WITHIN), POST)
+
+
+def test_mail_that_lies_with_a_relay_without_a_way_goes_by_post() -> None:
+    bench = mac()
+    bench.link_up(LINK, "rushabdev")
+    bench.hear(LINK, frames.Topology(links=["mac", "agni"]))
+    bench.submit(LETTER)
+    assert offered(bench.commit(), LINK) == ["m1"]
+    bench.hear(LINK, frames.Ack(seq=1))
+    bench.commit_all()
+    bench.hear(LINK, frames.Topology(links=["mac"]))
+    assert offered(bench.sleep(PATIENCE) + bench.commit_all(), POST) == ["m1"]
 
 
 def test_mail_by_post_arrives_and_is_answered_by_post() -> None:

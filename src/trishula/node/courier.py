@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trishula.node.config import Config, PeerConfig
+from trishula.node.wire import LARGEST_PEER_FRAME as _LARGEST
 
 STALLED_S = 10
 """Seconds without a byte after which rsync gives up."""
 RUN_WITHIN_S = 60.0
 """Seconds after which a run is ended, whatever it does: a half-dead ssh session must not block the next one."""
 _SAID = 500
+_VANISHED = 24
+"""How rsync ends when files went while it ran: what was answered meanwhile."""
 
 
 def courier_to(config: Config, peer: PeerConfig) -> Courier | None:
@@ -49,7 +52,7 @@ class Courier:
 
     async def _run(self, source: str, target: str, *, dry: bool) -> str:
         shell = f"ssh -F {shlex.quote(str(self.ssh_config))}"
-        options = ["--recursive", "--times", "--no-perms", "--omit-dir-times", "--delay-updates"]
+        options = ["--recursive", "--times", "--no-perms", "--omit-dir-times", "--exclude=.*", f"--max-size={_LARGEST}"]
         if dry:
             # On a connection of its own: one that is kept warm would belong to whoever asks, and shut the node out.
             shell += " -o ControlPath=none"
@@ -75,7 +78,7 @@ class Courier:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
-        if process.returncode == 0:
+        if process.returncode in (0, _VANISHED):
             return ""
         words = " ".join(said.decode("utf-8", "replace").split())[:_SAID]
         return f"rsync ended with {process.returncode}: {words or 'it said nothing'}"

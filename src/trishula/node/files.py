@@ -68,6 +68,10 @@ def put(
             rest = rest[os.write(descriptor, rest) :]
         if before is not None:
             before(os.fstat(descriptor))
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(path)  # noqa: PTH108 - half of a file takes up the room that it lacked
+        raise
     finally:
         os.close(descriptor)
     os.rename(path, f"{folder}/{name}")  # noqa: PTH104 - see above

@@ -235,6 +235,8 @@ class Hub:
                         way.transmit(frame)
                 case effects.Posting(link, is_open):
                     self.rooms[link].post(is_open=is_open)
+                case effects.Withdraw(link, seqs):
+                    self.rooms[link].withdraw(seqs)
                 case effects.Arrived(entry):
                     self._filer.wake()
                     for listener in self._listeners[entry.key.to]:

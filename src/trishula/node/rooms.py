@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import random
@@ -31,7 +32,11 @@ from trishula.protocol.backoff import full_jitter
 from trishula.protocol.errors import FrameError
 
 KEPT_S = 600.0
-"""Seconds that files lie in a room for which nobody waits."""
+"""Seconds that an answer lies in `out/` which nobody fetches."""
+_READ_S = 120.0
+"""Seconds that a file lies in `in/` after it was read, or was last written to by an rsync that has ended."""
+ROOM_BYTES = 1 << 30
+"""Of `in/`: nothing more is fetched."""
 PULL_EVERY_S = 2.0
 PULL_EVERY_IDLE_S = 60.0
 _LOOK_EVERY_S = 0.25
@@ -41,7 +46,11 @@ _ROUND_S = 0.3
 _RETRY_BASE_S = 1.0
 _RETRY_CAP_S = 30.0
 _AT_ONCE = 200
-_MOST_REJECTED = 1000
+_BYTES_AT_ONCE = 16 * 1024 * 1024
+_MOST_FILES = 20_000
+"""That are looked at together: whoever puts more there waits."""
+_MOST_REJECTED = 100
+_LARGEST_REJECTED = 1024 * 1024
 
 _random = random.SystemRandom().random
 
@@ -74,6 +83,15 @@ class _Outgoing:
     since: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What there is in `in/`: frames that are new, whether there may be more of them, and the bytes of all files."""
+
+    frames: list[frames.MeshFrame]
+    more: bool
+    size: int
+
+
 class Room:
     """One peer's. `number` is what the engine calls its post."""
 
@@ -92,7 +110,11 @@ class Room:
         self._life = secrets.token_hex(4)
         self._count = 0
         self._queue: asyncio.Queue[frames.Frame] = asyncio.Queue()
-        self._outgoing: dict[str, _Outgoing] = {}
+        self._mail: dict[int, _Outgoing] = {}
+        self._answers: dict[str, _Outgoing] = {}
+        self._done: list[_Outgoing] = []
+        """What need not lie in `out/` any more."""
+        self._size = 0
         self._news = asyncio.Event()
         self._look = asyncio.Event()
         self._seen: dict[str, _Seen] = {}
@@ -110,16 +132,20 @@ class Room:
             log.info("no way to %s: its mail goes by rsync", self.peer)
         else:
             log.info("there is a way to %s again: rsync rests", self.peer)
-            self._remove([item for item in self._outgoing.values() if item.seq is not None])
+            self.withdraw([*self._mail])
         self.open = is_open
         self._news.set()
+
+    def withdraw(self, seqs: Iterable[int]) -> None:
+        """The mail in these frames has been answered, or goes anew."""
+        self._done += [self._mail.pop(seq) for seq in seqs if seq in self._mail]
 
     def fetch(self) -> None:
         """Files lie for us there."""
         self._news.set()
 
     def status(self) -> dict[str, Any]:
-        return {"open": self.open, "last_run": self.last_run, "problem": self.problem, "waiting": len(self._outgoing)}
+        return {"open": self.open, "last_run": self.last_run, "problem": self.problem, "waiting": len(self._mail)}
 
     # ------------------------------------------------------------ tasks
 
@@ -143,21 +169,30 @@ class Room:
             except OSError as error:
                 # It is offered again, or answered again, when nothing comes of it.
                 self._log.warning("write", f"the room of {self.peer} can't be written: {error}")
+                self._done += [item for item, _ in items]
                 continue
-            self._outgoing.update((item.name, item) for item, _ in items)
+            for item, _ in items:
+                if item.seq is None:
+                    self._answers[item.name] = item
+                else:
+                    self._mail[item.seq] = item
             self._news.set()
             if self._courier is None:
                 self._listener.tell(self.peer, frames.Posted())
 
     async def _read(self) -> None:
         while True:
-            frames_read = await asyncio.to_thread(self._take)
-            for frame in frames_read:
+            done, self._done = self._done, []
+            look = await asyncio.to_thread(self._take, done)
+            self._size = look.size
+            for frame in look.frames:
                 self._listener.heard(self.number, frame)
                 if isinstance(frame, frames.Ack):
-                    self._remove([item for item in self._outgoing.values() if item.seq == frame.seq])
-            self._remove_old_answers()
-            if len(frames_read) < _AT_ONCE:
+                    self.withdraw([frame.seq])
+                await asyncio.sleep(0)
+            before = time.monotonic() - KEPT_S
+            self._fetched([item for item in self._answers.values() if item.since < before])
+            if not look.more:
                 self._look.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_EVERY_S if self.open else _LOOK_EVERY_IDLE_S):
@@ -167,7 +202,7 @@ class Room:
         failures = 0
         while True:
             with contextlib.suppress(TimeoutError):
-                waiting = self.open or any(item.seq is not None for item in self._outgoing.values())
+                waiting = self.open or bool(self._mail)
                 pause = PULL_EVERY_S if waiting else PULL_EVERY_IDLE_S
                 async with asyncio.timeout(pause if courier.pulls else None):
                     await self._news.wait()
@@ -184,13 +219,15 @@ class Room:
 
     async def _round(self, courier: Courier) -> str:
         """Push, if there is something, and pull, if that is for us to do. Returns what went wrong."""
-        answers = [item for item in self._outgoing.values() if item.seq is None]
-        problem = await courier.push() if self._outgoing else ""
+        answers = [*self._answers.values()]
+        problem = await courier.push() if answers or self._mail else ""
         if not problem:
-            self._remove(answers)
-        if courier.pulls:
+            self._fetched(answers)
+        if courier.pulls and self._size < ROOM_BYTES:
             problem = await courier.pull() or problem
             self._look.set()
+        elif courier.pulls:
+            problem = problem or f"what has come from {self.peer} fills its room: {self._size} bytes"
         if problem:
             self._log.warning(problem, f"rsync with {self.peer}: {problem}")
         else:
@@ -209,67 +246,75 @@ class Room:
         for item, content in items:
             put(str(self._folder / "out"), item.name, content, temporary=item.name)
 
-    def _remove(self, items: Iterable[_Outgoing]) -> None:
-        for item in items:
-            self._outgoing.pop(item.name, None)
-            with contextlib.suppress(OSError):
-                (self._folder / "out" / item.name).unlink()
-
-    def _remove_old_answers(self) -> None:
-        before = time.monotonic() - KEPT_S
-        self._remove([item for item in self._outgoing.values() if item.seq is None and item.since < before])
+    def _fetched(self, answers: Iterable[_Outgoing]) -> None:
+        self._done += [item for answer in answers if (item := self._answers.pop(answer.name, None)) is not None]
 
     def _tidy(self) -> None:
         """The folders that are missing, and away with what a former life wanted carried: it is offered anew."""
         for name in ("in", "out", "rejected"):
             with contextlib.suppress(OSError):
                 (self._folder / name).mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(OSError):
-            for path in (self._folder / "out").iterdir():
-                path.unlink()
+        self._clear(name for name in os.listdir(self._folder / "out"))  # noqa: PTH208 - names only
 
-    def _take(self) -> list[frames.MeshFrame]:
-        """The frames in files that have come, in the order of their names: up to `_AT_ONCE`."""
+    def _clear(self, names: Iterable[str]) -> None:
+        """Out of `out/`."""
+        for name in names:
+            with contextlib.suppress(OSError):
+                (self._folder / "out" / name).unlink()
+
+    def _take(self, done: Iterable[_Outgoing]) -> _Look:
+        """Clear away what is done. Then the frames in files that have come, in the order of their names."""
+        self._clear(item.name for item in done)
         now = time.monotonic()
         try:
             with os.scandir(self._folder / "in") as entries:
-                present = {entry.name: entry for entry in entries if not entry.name.startswith(".")}
+                present = {entry.name: entry for entry in itertools.islice(entries, _MOST_FILES)}
         except OSError as error:
             self._log.warning("read", f"the room of {self.peer} can't be read: {error}")
-            return []
+            return _Look([], more=False, size=0)
         for name in [name for name, seen in self._seen.items() if name not in present]:
             del self._seen[name]
         taken: list[frames.MeshFrame] = []
+        size = fresh = 0
         for name in sorted(present):
-            if len(taken) >= _AT_ONCE:
-                break
-            if (frame := self._examine(present[name], now)) is not None:
+            try:
+                info = present[name].stat(follow_symlinks=False)
+            except OSError:
+                continue
+            size += info.st_size
+            if len(taken) >= _AT_ONCE or fresh >= _BYTES_AT_ONCE:
+                continue
+            if (frame := self._examine(present[name], info, now)) is not None:
                 taken.append(frame)
-        return taken
+                fresh += info.st_size
+        return _Look(taken, more=len(taken) >= _AT_ONCE or fresh >= _BYTES_AT_ONCE, size=size)
 
-    def _examine(self, entry: os.DirEntry[str], now: float) -> frames.MeshFrame | None:
-        """The frame in a file that is new. What is none goes to `rejected/`; what has lain for long goes."""
+    def _examine(self, entry: os.DirEntry[str], info: os.stat_result, now: float) -> frames.MeshFrame | None:
+        """The frame in a file that is new. What is none goes to `rejected/`; what has lain for long goes.
+
+        rsync writes under a name that begins with a dot, and leaves that behind when it is killed.
+        """
         try:
-            info = entry.stat(follow_symlinks=False)
             identity = (info.st_mtime_ns, info.st_size)
             seen = self._seen.get(entry.name)
             if seen is None or seen.identity != identity:
-                frame = _frame(entry.path, info)
+                frame = None if entry.name.startswith(".") else _frame(entry.path, info)
                 self._seen[entry.name] = _Seen(identity, now)
                 return frame
-            if now - seen.since > KEPT_S:
+            if now - seen.since > _READ_S:
                 os.unlink(entry.path)  # noqa: PTH108 - an entry of scandir
         except FileNotFoundError:
             pass
         except (OSError, FrameError) as error:
-            self._reject(entry, str(error))
+            self._reject(entry, info, str(error))
         return None
 
-    def _reject(self, entry: os.DirEntry[str], why: str) -> None:
+    def _reject(self, entry: os.DirEntry[str], info: os.stat_result, why: str) -> None:
         self._log.warning("reject", f"rejected {entry.name} from {self.peer}: {why}")
         rejected = self._folder / "rejected"
         with contextlib.suppress(OSError):
-            if len(os.listdir(rejected)) < _MOST_REJECTED:  # noqa: PTH208 - names only
+            small = info.st_size <= _LARGEST_REJECTED
+            if small and len(os.listdir(rejected)) < _MOST_REJECTED:  # noqa: PTH208 - names only
                 os.rename(entry.path, rejected / f"{time.time_ns()}-{entry.name[:100]}")  # noqa: PTH104
             elif not entry.is_dir(follow_symlinks=False):
                 os.unlink(entry.path)  # noqa: PTH108

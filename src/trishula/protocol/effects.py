@@ -110,6 +110,14 @@ class Posting:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Nobody has answered these frames in the post: what is in them goes anew."""
+
+    link: int
+    seqs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Redial:
     """The clock jumped, as after a sleep: the links are old news, dial anew."""
 
@@ -133,6 +141,7 @@ Effect = (
     | Handled
     | Answered
     | Posting
+    | Withdraw
     | Redial
     | Warn
 )

@@ -76,7 +76,7 @@ class Engine:
         self._relay = Relay(self._desk)
         self._recipient = Recipient(self._desk, self._origin, self._custody, self._relay)
         self._desk.loop = self._recipient.loop
-        self._post = Post(self._desk)
+        self._post = Post(self._desk, self._custody.review)
         self._retention = Retention(self._desk, self._relay.forgot)
         self._incarnations: dict[str, str] = {}
         self._said = frames.Topology(links=[])
@@ -216,6 +216,7 @@ class Engine:
         offer = line.offers.pop(seq, None)
         if offer is None:
             return []
+        line.late = 0
         line.unacked -= offer.size
         role = self._relay if offer.delivery.held else self._custody
         return role.acked(now, line, offer) + self._desk.pump_line(now, line)

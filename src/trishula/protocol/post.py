@@ -6,15 +6,18 @@ hold as they stand; only when it is open to new mail is decided here: when a nod
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from trishula.protocol.clock import Instant
 from trishula.protocol.desk import Desk
-from trishula.protocol.effects import Effect, Posting
+from trishula.protocol.effects import Effect, Posting, Withdraw
 from trishula.protocol.routes import Line
 
 PATIENCE = 1.5
 """Seconds without a usable way after which mail goes by post. A link is suspect after two seconds of silence."""
 ANSWERED_WITHIN = 60.0
-"""Seconds after which a frame in the post is taken for lost, and its mail offered again."""
+ANSWERED_CAP = 3600.0
+"""Seconds after which a frame in the post is taken for lost and its mail offered again: the first time, and at most."""
 WINDOW = 8 * 1024 * 1024
 """Bytes in one direction of a post that wait for an answer."""
 
@@ -22,8 +25,10 @@ WINDOW = 8 * 1024 * 1024
 class Post:
     """The posts of a node, by peer."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, opened: Callable[[str], list[Effect]]) -> None:
+        """`opened` is asked what follows when the post to a node takes its mail."""
         self._desk = desk
+        self._opened = opened
         self._cut_off: dict[str, float] = {}
         """Since when (monotonic) there is no other way to a peer."""
 
@@ -49,7 +54,9 @@ class Post:
     def deadline(self) -> float | None:
         dues = [since + PATIENCE for node, since in self._cut_off.items() if not self._desk.routes.posts[node].open]
         dues += [
-            offer.at + ANSWERED_WITHIN for line in self._desk.routes.posts.values() for offer in line.offers.values()
+            next(iter(line.offers.values())).at + _within(line)
+            for line in self._desk.routes.posts.values()
+            if line.offers
         ]
         return min(dues, default=None)
 
@@ -58,12 +65,19 @@ class Post:
         for node, line in self._desk.routes.posts.items():
             if not line.open and node in self._cut_off and self._cut_off[node] + PATIENCE <= now.mono:
                 line.open = True
-                effects += [Posting(line.number, open=True), *self._desk.pump_line(now, line)]
-            late = [seq for seq, offer in line.offers.items() if offer.at + ANSWERED_WITHIN <= now.mono]
+                effects += [Posting(line.number, open=True), *self._opened(node), *self._desk.pump_line(now, line)]
+            within = _within(line)
+            late = tuple(seq for seq, offer in line.offers.items() if offer.at + within <= now.mono)
             for seq in late:
                 offer = line.offers.pop(seq)
                 line.unacked -= offer.size
                 offer.delivery.lost(offer.keys)
             if late:
-                effects += self._desk.pump_line(now, line)
+                line.late += 1
+                effects += [Withdraw(line.number, late), *self._desk.pump_line(now, line)]
         return effects
+
+
+def _within(line: Line) -> float:
+    """How long an answer is waited for: longer each time, for a host that sleeps answers nothing."""
+    return min(ANSWERED_CAP, ANSWERED_WITHIN * 2.0 ** min(line.late, 16))

@@ -38,6 +38,8 @@ class Line:
     open: bool = False
     """Whether a post takes new mail."""
     suspect: bool = False
+    late: int = 0
+    """How often in a row nobody has answered in time what is in a post."""
     next_seq: int = 1
     unacked: int = 0
     offers: dict[int, Offer] = field(default_factory=dict)
