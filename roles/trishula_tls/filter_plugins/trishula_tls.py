@@ -6,8 +6,11 @@ from __future__ import annotations
 import ipaddress
 import re
 
-# Nobody outside resolves these: reserved for that (RFC 2606, 6761, 6762, 8375), or in use at home and delegated to nobody.
-PRIVATE = ["alt", "corp", "example", "home", "home.arpa", "internal", "intranet", "invalid", "lan", "local", "localdomain", "localhost", "private", "test", "vps"]
+# Nobody outside resolves these: reserved for that (RFC 2606, 6761, 6762, 8375), or used at home and delegated to none.
+PRIVATE = (
+    *("alt", "example", "home.arpa", "internal", "invalid", "local", "localhost", "test"),
+    *("corp", "home", "intranet", "lan", "localdomain", "private", "vps"),
+)
 
 PUBLIC_DIRECTORY = re.compile(r"https://acme(-staging)?-v\d+\.api\.letsencrypt\.org/")
 
@@ -34,7 +37,7 @@ def letsencrypt_mistakes(
 ) -> list[str]:
     """Why the CA would not issue a certificate for these names to the host that gave these answers.
 
-    ``answers`` has lines ``A name address``, ``AAAA name address``, ``here address/prefix`` and ``busy`` with a line of ss.
+    ``answers`` has lines ``A name address``, ``AAAA name address``, ``here address/prefix``; ``busy`` and ss's own.
     ``reached_at`` are addresses that the host does not have, and is reached at.
     """
     said = [line.split(None, 1) for line in answers.splitlines() if line.strip()]
@@ -54,7 +57,7 @@ def letsencrypt_mistakes(
     if not names and not addresses:
         mistakes.append("there is no name: set trishula_address to one that leads there")
     mistakes += [
-        f"port 80 is in use by {_process(rest)}, and the CA looks there: stop that, or use the provider 'provided'"
+        f"port 80 is in use by {_process(rest)}, and the CA looks there: stop that, or use provider 'provided'"
         for kind, rest in said
         if kind == "busy"
     ]
@@ -66,22 +69,20 @@ def _of_name(name: str, records: dict[str, dict[str, list[str]]], here: set, *, 
         return [f"'{name}' is no full name: set trishula_address to one such as {name}.example.org"]
     suffix = next((suffix for suffix in PRIVATE if name.lower().endswith(f".{suffix}")), None)
     if public and suffix:
-        return [
-            f"'{name}' is private: nobody outside resolves .{suffix}. Use a public name, or the provider 'self_signed'"
-        ]
+        return [f"'{name}' is private, nobody outside resolves .{suffix}: use a public name, or provider 'self_signed'"]
     four, six = (records[kind].get(name, []) for kind in ("A", "AAAA"))
     if not four and not six:
         return [f"'{name}' has no A record: make one that leads to this host"]
     mistakes = []
     if elsewhere := _elsewhere(four, here):
         mistakes.append(
-            f"the A record of '{name}' is {elsewhere}, and this host has {_listed(here, 4)}: mend the record, or, behind a 1:1 NAT, "
-            "name that address in trishula_tls_letsencrypt_addresses"
+            f"the A record of '{name}' is {elsewhere}, and this host has {_listed(here, 4)}: mend the record, or, "
+            "behind a 1:1 NAT, name that address in trishula_tls_letsencrypt_addresses"
         )
     if elsewhere := _elsewhere(six, here):
         mistakes.append(
-            f"the AAAA record of '{name}' is {elsewhere}, and this host has {_listed(here, 6)}: the CA asks there first. "
-            "Remove the record or mend it"
+            f"the AAAA record of '{name}' is {elsewhere}, and this host has {_listed(here, 6)}: the CA asks there "
+            "first, so remove the record or mend it"
         )
     return mistakes
 
