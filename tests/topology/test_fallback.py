@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ACCOUNT = "trishula-sync"
 KEYS = "/etc/trishula/fallback"
 AUTHORIZED = f"/etc/ssh/authorized_keys.d/{ACCOUNT}"
-RSYNC = ["rsync", "--recursive", "--times", "--no-perms", "--omit-dir-times", "--delay-updates", "--timeout=10"]
+RSYNC = ["rsync", "--recursive", "--times", "--no-perms", "--omit-dir-times", "--timeout=10"]
 SERVERS = ["agni", "rushabdev"]
 PUSHES = [("mac", "agni"), ("mac", "rushabdev"), ("agni", "rushabdev"), ("rushabdev", "agni")]
 PULLS = [("mac", "agni"), ("mac", "rushabdev")]
@@ -366,7 +366,7 @@ def test_a_session_that_does_not_end_is_ended(mesh: dict[str, Node], name: str) 
     assert command is not None
     short = command[1].replace("--kill-after=5 60", "--kill-after=1 1")
     assert short != command[1]
-    env = "SSH_ORIGINAL_COMMAND=rsync --server -te.iLsfxCIvu --delay-updates . ."
+    env = "SSH_ORIGINAL_COMMAND=rsync --server -te.iLsfxCIvu . ."
     run = node.run("env", env, "SSH_CONNECTION=x", "timeout", "10", "sh", "-c", f"sleep 9 | ({short})", user=ACCOUNT)
     assert run.rc == 124, run.stderr
 
