@@ -102,3 +102,23 @@ def test_mail_that_goes_another_way_while_it_is_written_does_not_stay(tmp_path: 
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(story())
+
+
+def test_rsync_carries_nothing_that_is_just_being_written(tmp_path: Path) -> None:
+    for name in ("out", "there"):
+        (tmp_path / name).mkdir()
+    for name in (".trishula-1.json", "1.json"):
+        (tmp_path / "out" / name).write_text("{}")
+    courier = Courier("agni", tmp_path, tmp_path / "ssh_config", pulls=False)
+    assert asyncio.run(courier._run(f"{tmp_path}/out/", f"{tmp_path}/there/")) == ""
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["1.json"]
+
+
+@pytest.mark.parametrize(("code", "fails"), [(24, False), (23, True)])
+def test_that_mail_was_answered_while_rsync_ran_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, *, fails: bool
+) -> None:
+    (tmp_path / "rsync").write_text(f"#!/bin/sh\nexit {code}\n")
+    (tmp_path / "rsync").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert bool(asyncio.run(Courier("agni", tmp_path, tmp_path / "ssh_config", pulls=False).push())) == fails

@@ -68,9 +68,13 @@ def _nothing_left(mesh: dict[str, Node]) -> Iterator[None]:
 def test_these_keys_may_come_for_these_commands_and_no_others(mesh: dict[str, Node], name: str) -> None:
     node = mesh[name]
     (other,) = set(SERVERS) - {name}
-    command = 'restrict,command="umask 027; exec timeout --kill-after=5 60 /usr/bin/rrsync {}" ssh-ed25519 {} {} {}'
+    command = 'restrict,command="umask 027; {}exec timeout --kill-after=5 60 /usr/bin/rrsync {}" ssh-ed25519 {} {} {}'
+    full = (
+        f"test $(du -sm {ROOMS}/{{}}/in 2>/dev/null | cut -f1) -lt 1024 || "
+        "{{ echo the room is full >&2; exit 1; }}; ulimit -f 140000; "
+    )
     expected = [
-        command.format(words, public(mesh[peer], use), peer, use)
+        command.format(full.format(peer) if use == "push" else "", words, public(mesh[peer], use), peer, use)
         for peer, use, words in [
             ("mac", "push", f"-wo -munge -no-del {ROOMS}/mac/in"),
             ("mac", "pull", f"-ro {ROOMS}/mac/out"),
