@@ -76,6 +76,9 @@ class Rsync:
     def pairs(self) -> list[frozenset[str]]:
         return list(self._runs)
 
+    def runs(self, pair: frozenset[str]) -> str:
+        return self._runs[pair]
+
     def peers(self, node: str) -> list[str]:
         """Those with whom a node has rooms."""
         return [peer for pair in self._runs if node in pair for peer in pair - {node}]
@@ -84,7 +87,7 @@ class Rsync:
         return self._ways[frozenset((source, target)), source]
 
     def works(self, pair: frozenset[str]) -> bool:
-        runner = self.machines[self._runs[pair]]
+        runner = self.machines[self.runs(pair)]
         return runner.running and not self.broken.get(pair) and all(self.machines[name].awake for name in pair)
 
     def writes(self, source: str, pair: frozenset[str]) -> bool:

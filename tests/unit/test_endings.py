@@ -217,6 +217,15 @@ def test_done_that_cannot_be_stored_says_so() -> None:
     assert isinstance(answer.found, SendError)
 
 
+def test_done_is_told_on_a_silent_link_too_for_it_may_speak_again_and_then_nobody_asks() -> None:
+    bench = recipient()
+    got(bench, "m1")
+    bench.take(bench.engine.suspected(bench.now, LINK, suspect=True))
+    bench.take(bench.engine.done(bench.now, None, "agni", "m1"))
+    [word] = [word for frame in said(bench.commit(), frames.Receipts, LINK) for word in frame.receipts]
+    assert word.outcome is State.READ
+
+
 def test_a_read_that_was_said_while_the_link_was_down_is_told_when_asked() -> None:
     bench = recipient()
     got(bench, "m1")

@@ -284,10 +284,10 @@ class Recipient:
             if origin == self._desk.node:
                 effects += self._origin.settle(now, self._desk.routes.loopback, receipts)
                 continue
-            route = self._desk.routes.route(origin)
-            if route is not None and route.reaches:
-                signed = [self._desk.trust.sign(receipt) for receipt in receipts]
-                effects.append(Transmit(route.line.number, frames.Receipts(receipts=signed)))
+            signed = [self._desk.trust.sign(receipt) for receipt in receipts]
+            effects += [
+                Transmit(line.number, frames.Receipts(receipts=signed)) for line in self._desk.routes.to_tell(origin)
+            ]
         return effects
 
     def _receipt(self, entry: Entry) -> Receipt:
