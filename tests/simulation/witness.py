@@ -433,17 +433,16 @@ class Witness:
         self._looked += 1
         if self._looked % 4:
             return
-        limits = process.host.wiring.limits
         for window in process.engine._windows():
             if window._known:
                 self.demand(
                     window.backlog <= delivery.WINDOW_COUNT,
                     f"{window.backlog} envelopes for {window.dest} are in memory",
                 )
-        most = limits.window_bytes + delivery.BATCH_BYTES + LARGEST
+        overshoot = delivery.BATCH_BYTES + LARGEST
         routes = process.engine._routes
         for line in (*routes.lines.values(), *routes.posts.values()):
-            self.demand(0 <= line.unacked <= most, f"{line.unacked} bytes are under way")
+            self.demand(0 <= line.unacked <= line.window + overshoot, f"{line.unacked} bytes are under way")
 
     # ------------------------------------------------------------ when the dust settles
 
