@@ -226,6 +226,17 @@ def test_done_is_told_on_a_silent_link_too_for_it_may_speak_again_and_then_nobod
     assert word.outcome is State.READ
 
 
+def test_done_of_what_came_from_a_node_without_a_way_is_told_to_nobody() -> None:
+    bench = recipient()
+    got(bench, "m1")
+    bench.link_down(LINK)
+    gone = Bench("agni", disk=bench.disk, nodes=("agni", "rushabdev"))
+    gone.take(gone.engine.done(gone.now, "asker", "agni", "m1"))
+    effects = gone.commit()
+    assert len(of(effects, Answered)) == 1
+    assert said(effects, frames.Receipts) == []
+
+
 def test_a_read_that_was_said_while_the_link_was_down_is_told_when_asked() -> None:
     bench = recipient()
     got(bench, "m1")
