@@ -96,6 +96,7 @@ class Delivery:
         known = self._known.get(pending.envelope.key)
         if known is not None:
             # In custody anew: its origin may have signed it with a newer key.
+            self._bytes += pending.size - known.size
             known.seq, known.envelope, known.seal = pending.seq, pending.envelope, pending.seal
             return
         lane = self._lanes[pending.envelope.urgent]
