@@ -194,6 +194,8 @@ class Origin:
         ]
         self._expects(now, envelopes[0].expires_at)
         if post is not None:
+            for pending in pendings:
+                self._desk.own[post.node].taken(pending)
             return effects + self._desk.offer(now, post, self._desk.own[post.node], pendings)
         for pending in pendings:
             self._desk.own[pending.envelope.dest].push(pending)
