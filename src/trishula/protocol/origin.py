@@ -239,10 +239,13 @@ class Origin:
         if not records:
             return []
         spare = not any(pendings)  # else it would be neither offered again nor settled
-        return [self._desk.insist(records, partial(self._settled, pendings), spare=spare)]
+        return [self._desk.insist(records, partial(self._settled, line, pendings), spare=spare)]
 
-    def _settled(self, pendings: Sequence[Pending | None], now: Instant, results: Sequence[Result]) -> list[Effect]:
+    def _settled(
+        self, line: Line, pendings: Sequence[Pending | None], now: Instant, results: Sequence[Result]
+    ) -> list[Effect]:
         effects: list[Effect] = []
+        delivered: list[Progress] = []
         for pending, result in zip(pendings, results, strict=True):
             assert isinstance(result, Settled)
             if result.progress is None:
@@ -255,10 +258,27 @@ class Origin:
                 self._desk.own[pending.envelope.dest].release(pending)
             if result.fresh:
                 effects.append(Progressed(result.progress, result.was or State.STORED))
+                if result.progress.state is State.DELIVERED:
+                    delivered.append(result.progress)
                 if result.was is State.STORED:
                     self._closed(result.progress)
         for dest in dict.fromkeys(pending.envelope.dest for pending in pendings if pending is not None):
             effects += self._desk.pump(now, dest)
+        return effects + self._ask_further(line, delivered)
+
+    def _ask_further(self, line: Line, delivered: Iterable[Progress]) -> list[Effect]:
+        """Word came by another way than the link that there is now.
+
+        It may be older than the link, and what was read meanwhile was said to nobody.
+        """
+        by_dest: dict[str, list[Progress]] = {}
+        for row in delivered:
+            by_dest.setdefault(row.dest, []).append(row)
+        effects: list[Effect] = []
+        for dest, rows in by_dest.items():
+            link = self._desk.routes.line_to(dest)
+            if link is not None and link is not line:
+                effects += self._query(link, rows)
         return effects
 
     def _closed(self, progress: Progress) -> None:
@@ -274,9 +294,13 @@ class Origin:
         assert isinstance(result, Surveyed)
         if self._desk.routes.find(line.number) is not line:
             return []
+        return self._query(line, result.progress)
+
+    @staticmethod
+    def _query(line: Line, rows: Iterable[Progress]) -> list[Effect]:
         items = [
             frames.Asked(sender=row.key.sender, to=row.key.to, id=row.key.id, digest=row.digest, state=row.state)
-            for row in result.progress
+            for row in rows
         ]
         pages = [items[start : start + frames.BATCH_COUNT] for start in range(0, len(items), frames.BATCH_COUNT)]
         return [Transmit(line.number, frames.Query(items=page)) for page in pages]
