@@ -64,6 +64,8 @@ class Rsync:
         self.machines = machines
         self.slowest = 0.5
         """Seconds that a file lies at most before it is carried, if all is well."""
+        self.loses = 0.0
+        """The share of files that can't be written."""
         self.broken: dict[frozenset[str], int] = {}
         """How many troubles keep rsync from carrying anything between two hosts."""
         self.spoilt: dict[frozenset[str], int] = {}
@@ -91,9 +93,11 @@ class Rsync:
         return runner.running and not self.broken.get(pair) and all(self.machines[name].awake for name in pair)
 
     def writes(self, source: str, pair: frozenset[str]) -> bool:
-        return not self.spoilt.get(pair) and not self.machines[source].full
+        fits = not self.spoilt.get(pair) and not self.machines[source].full
+        return fits and not self.world.chance(self.loses)
 
     def heal(self) -> None:
+        self.loses = 0.0
         self.broken.clear()
         self.spoilt.clear()
 
@@ -117,7 +121,7 @@ class Way:
         self._under_way = False
 
     def put(self, file: File) -> None:
-        """A disk that is full takes no file: its frame is lost."""
+        """Where a file can't be written, its frame is lost."""
         if self._rsync.writes(self._source, self._pair):
             self._out.append(file)
             self._hurry(self._rsync.slowest)

@@ -218,6 +218,7 @@ class Fate:
         self._rotating = False
         self._random = random
         mesh.network.slowest = random.choice([0.002, 0.02, 0.3])
+        mesh.rsync.loses = random.choice([0.0, 0.0, 0.1])
         mesh.rsync.slowest = random.choice([0.05, 0.5, 3.0])
         for host in mesh.hosts.values():
             host.news_takes = random.choice([0.001, 0.02])
