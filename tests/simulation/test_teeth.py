@@ -433,8 +433,8 @@ def takes_what_has_expired(patch: pytest.MonkeyPatch) -> None:
 def gives_up_when_it_expires(patch: pytest.MonkeyPatch) -> None:
     give_up = Origin._give_up
 
-    def hasty(self: Origin, now: Instant, nodes: tuple[str, ...] = ()) -> list[Effect]:
-        return give_up(self, now._replace(wall=now.wall + 2 * self._desk.limits.max_skew), nodes)
+    def hasty(self: Origin, now: Instant) -> list[Effect]:
+        return give_up(self, now._replace(wall=now.wall + 2 * self._desk.limits.max_skew))
 
     patch.setattr(Origin, "_give_up", hasty)
 

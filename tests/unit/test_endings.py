@@ -7,7 +7,7 @@ from dataclasses import replace
 from simulation.store import Disk
 from trishula.protocol import frames
 from trishula.protocol.clock import DOUBT_S
-from trishula.protocol.effects import Answered, Arrived, Handled, Progressed, Redial, Rejected
+from trishula.protocol.effects import Answered, Arrived, Effect, Handled, Progressed, Redial, Rejected
 from trishula.protocol.envelope import Key, State
 from trishula.protocol.errors import SendError
 from trishula.protocol.limits import Limits
@@ -349,6 +349,24 @@ def test_mail_for_a_node_that_left_the_mesh_is_refused_as_removed() -> None:
         ("agni", State.REFUSED, "removed")
     ]
     assert offered(after.link_up(LINK, "rushabdev")) == ["m1"]
+
+
+class FullAtFirst(Bench):
+    """Its disk is asked how it is, and takes nothing after that."""
+
+    def commit_all(self) -> list[Effect]:
+        return self.commit() + self.fail()
+
+
+def test_mail_for_a_node_that_left_is_refused_when_a_full_disk_has_room_again() -> None:
+    before = Bench("mac")
+    before.submit(LETTER)
+    before.commit()
+    after = FullAtFirst("mac", disk=before.disk, nodes=("mac", "rushabdev"))
+    assert of(after.effects, Progressed) == []
+    after.sleep(2)
+    [news] = of(after.commit(), Progressed)
+    assert (news.progress.state, news.progress.reason) == (State.REFUSED, "removed")
 
 
 def without_agni(disk: Disk) -> Bench:

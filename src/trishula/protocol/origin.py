@@ -56,10 +56,12 @@ class Origin:
         """When the next envelope expires, in ms since 1970."""
         self._give_up_at: float | None = None
         """When to give up on what has expired, on the monotonic clock; None while that is being done."""
+        self._nodes = tuple(desk.own)
+        """Until what is for none of these has ended: nobody is in the mesh any more to take it."""
 
     def begin(self, now: Instant, open_counts: Mapping[tuple[str, str], int]) -> list[Effect]:
         self._open = Counter(open_counts)
-        return self._give_up(now, nodes=tuple(self._desk.own))
+        return self._give_up(now)
 
     # ------------------------------------------------------------ a message comes in
 
@@ -313,17 +315,17 @@ class Origin:
     def tick(self, now: Instant) -> list[Effect]:
         return [] if self._give_up_at is None or self._give_up_at > now.mono else self._give_up(now)
 
-    def _give_up(self, now: Instant, nodes: tuple[str, ...] = ()) -> list[Effect]:
-        """End what has expired; with `nodes`, also what is for none of these (rules 8, 9 and 14)."""
+    def _give_up(self, now: Instant) -> list[Effect]:
+        """End what has expired, and at first also what is for a node that has left (rules 8, 9 and 14)."""
         self._give_up_at = None
         before = now.wall - 2 * self._desk.limits.max_skew if self._desk.clock.trusted(now) else 0
-        if not nodes and (self._next_expiry is None or self._next_expiry >= before):
+        if not self._nodes and (self._next_expiry is None or self._next_expiry >= before):
             self._expects(now, self._next_expiry)
             return []
-        record = GiveUp(before, nodes, now.wall, _GIVEN_UP_AT_ONCE)
-        return [self._desk.commit([record], partial(self._given_up, nodes), partial(self._not_given_up, nodes))]
+        record = GiveUp(before, self._nodes, now.wall, _GIVEN_UP_AT_ONCE)
+        return [self._desk.commit([record], self._given_up, self._not_given_up)]
 
-    def _given_up(self, nodes: tuple[str, ...], now: Instant, results: Sequence[Result]) -> list[Effect]:
+    def _given_up(self, now: Instant, results: Sequence[Result]) -> list[Effect]:
         (result,) = results
         assert isinstance(result, Ended)
         effects: list[Effect] = []
@@ -333,13 +335,13 @@ class Origin:
             self._closed(progress)
             effects.append(Progressed(progress))
         if result.more:
-            return effects + self._give_up(now, nodes)
+            return effects + self._give_up(now)
+        self._nodes = ()
         self._next_expiry = None
         self._expects(now, result.next_expiry)
         return effects
 
-    def _not_given_up(self, nodes: tuple[str, ...], now: Instant, _error: SendError) -> list[Effect]:
-        del nodes  # after a restart, then
+    def _not_given_up(self, now: Instant, _error: SendError) -> list[Effect]:
         self._give_up_at = now.mono + _RETRY_S
         return []
 
