@@ -263,8 +263,7 @@ class Fate:
     def _retry(self) -> None:
         agent, letter = self._write()
         pause = self._random.choice([0.0, 0.001, 2.0])
-        if letter.ttl is None or letter.ttl > pause * 1000:
-            self._world.after(pause, lambda: agent.submit(letter))
+        self._world.after(pause, lambda: None if letter.is_over(self._world.now) else agent.submit(letter))
 
     def _probe(self) -> None:
         agent = self._random.choice(list(self._mesh.agents.values()))
