@@ -122,9 +122,9 @@ class Host:
 
     def crash(self, *, power: bool) -> None:
         """The process is gone, with all that it had in memory; with the power, nobody says goodbye to its peers."""
+        self.wake()  # which may be its end, if it has a fuse
         if self.process is not None:
             self.world.tell(self.name, "loses power" if power else "is killed")
-            self.wake()
             process, self.process = self.process, None
             del self.network.listeners[self.name]
             process.die(power=power)
