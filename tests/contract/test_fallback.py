@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.contract.conftest import filters
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import ModuleType
 
     from tests.contract.conftest import Site
@@ -39,7 +41,7 @@ def with_rsync(site: Site) -> Site:
 def keys(site: Site, host: str) -> list[tuple[str, ...]]:
     """Of each line of authorized_keys: rrsync's words, and whose key it is."""
     line = re.compile(
-        r'restrict,command="umask 027; exec timeout --kill-after=5 60 /usr/bin/rrsync (.*)" '
+        r'restrict,command="umask 027; (?:test .*; )?exec timeout --kill-after=5 60 /usr/bin/rrsync (.*)" '
         r"ssh-ed25519 AAAA(\S+) (\S+) (push|pull)"
     )
     found = [line for line in site.rendered(host, "authorized_keys").splitlines() if line and not line.startswith("#")]
@@ -62,6 +64,19 @@ def test_a_key_adds_to_its_own_room_or_reads_it_and_no_more(with_rsync: Site) ->
             (f"-ro {ROOMS}/mac/out", "macpull", "mac", "pull"),
         ],
     }
+
+
+@pytest.mark.parametrize(("there", "comes", "fails"), [("1K", "1M", 0), ("2M", "1M", 1), ("1K", "80M", 1)])
+def test_nobody_adds_to_a_room_that_is_full_or_what_is_too_large_for_a_frame(
+    site: Site, tmp_path: Path, there: str, comes: str, fails: int
+) -> None:
+    keys = site.rendered_with(trishula_fallback_enabled=True, trishula_fallback_room_megabytes=2)
+    (command,) = re.findall(r'command="([^"]*)exec [^"]*/mac/in"', keys.rendered("agni", "authorized_keys"))
+    room = tmp_path / "mac" / "in"
+    room.mkdir(parents=True)
+    subprocess.run(["fallocate", "-l", there, room / ".x"], check=True)
+    words = f"{command.replace(ROOMS, str(tmp_path))} truncate -s {comes} {room}/y"
+    assert bool(subprocess.run(["sh", "-c", words], check=False).returncode) == fails
 
 
 def test_what_one_does_the_other_expects(with_rsync: Site) -> None:
@@ -138,13 +153,13 @@ def test_rooms_are_the_nodes_and_the_account_adds_to_one_folder_and_reads_one(wi
             for peer in ("mac", "rushabdev")
             for folder, rights in {
                 "": ("0710", "trishula", "trishula-sync"),
-                "/in": ("2770", "trishula", "trishula-sync"),
+                "/in": ("2770", "trishula", "trishula-sync", "cC:1d"),
                 "/out": ("2750", "trishula", "trishula-sync"),
                 "/rejected": ("0700", "trishula", "trishula"),
             }.items()
         },
     }
-    assert {group for _, _, group in rooms("mac").values()} == {"trishula"}
+    assert {rights[2] for rights in rooms("mac").values()} == {"trishula"}
 
 
 def test_the_service_is_in_the_accounts_group_where_peers_come(with_rsync: Site) -> None:

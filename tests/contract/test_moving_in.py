@@ -77,6 +77,13 @@ def test_a_line_of_a_crontab_is_found_and_commented_out(host: Host) -> None:
     assert list(host.keep.iterdir()) == [kept]
 
 
+def test_the_crontab_of_a_login_that_is_no_agents_is_looked_into(host: Host) -> None:
+    crontab = host.write("/var/spool/cron/crontabs/nobody", f"* * * * * {PUSH}\n", 0o600)
+    [found] = host.look(end=True)
+    assert found["where"] == "the crontab of nobody"
+    assert crontab.read_text().startswith("#")
+
+
 @pytest.mark.parametrize("path", ["/etc/crontab", "/etc/cron.d/trishula"])
 def test_the_hosts_own_crontabs_are_looked_into(host: Host, path: str) -> None:
     host.write(path, f"*/1 * * * * openclaw {PUSH}\n")

@@ -24,17 +24,21 @@ for line in sys.stdin:
         json.dump(message, file)
 """
 
-# argv: a mailbox. stdin: ids. Prints the content of each file that has one of them.
+# argv: a mailbox. stdin: ids. Prints the content of each file that has one of them. A file that moves from box to box
+# meanwhile may be met twice, and is one file.
 _FIND = """
-import json, pathlib, sys
+import json, os, pathlib, sys
 ids = set(json.load(sys.stdin))
+seen = set()
 for box in ("inbox", "archive"):
     for path in pathlib.Path(sys.argv[1], box).glob("*.json"):
         try:
-            message = json.loads(path.read_bytes())
+            with path.open("rb") as file:
+                number, message = os.fstat(file.fileno()).st_ino, json.load(file)
         except FileNotFoundError:
             continue
-        if message.get("id") in ids:
+        if message.get("id") in ids and number not in seen:
+            seen.add(number)
             print(json.dumps(message))
 """
 

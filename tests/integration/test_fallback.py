@@ -82,6 +82,11 @@ async def world(directory: Path) -> AsyncIterator[World]:
             assert "Traceback" not in log, log
 
 
+def ways(mail: Correspondence) -> set[tuple[str, State]]:
+    """The routes of all that was stored so far, and how far it has come on them."""
+    return {(outcome.route, outcome.state) for _, receipt in mail.stored for outcome in receipt.outcomes}
+
+
 async def cross(mesh: Sandbox, sender: str, to: str, message_id: str) -> str:
     """Send and wait until it is delivered; by which route."""
     async with mesh.client(sender) as client:
@@ -116,7 +121,7 @@ def test_a_stream_goes_on_while_links_are_cut_and_come_back_and_everything_arriv
     async def story() -> None:
         async with world(tmp_path) as here, Correspondence(here.mesh, seed) as mail:
             await here.cut_and_noticed()
-            await asyncio.sleep(1)
+            await until(lambda: ("rsync", State.DELIVERED) in ways(mail), "rsync carries it", seconds=PATIENCE_S)
             here.heal()
             await here.mesh.linked()
             await mail.ended()
@@ -133,8 +138,10 @@ def test_on_healthy_links_a_burst_starts_no_rsync(tmp_path: Path) -> None:
                 numbers = range(start, start + 500)
                 receipts = await asyncio.gather(*(mac.send("agni", body=f"{number}") for number in numbers))
             await receipts[-1].delivered(timeout=PATIENCE_S)
-            for place in here.mesh.places.values():
+            for name, place in here.mesh.places.items():
                 assert "mail goes by rsync" not in place.log.read_text()
+                peers = (await here.mesh.status(name))["peers"]
+                assert not any(peer["rsync"]["open"] for peer in peers.values())
 
     asyncio.run(story())
 

@@ -225,6 +225,21 @@ def test_both_ways_are_merged_and_each_message_is_there_once(tmp_path: Path) -> 
     in_a_mesh(tmp_path, work, {})
 
 
+def test_a_file_without_an_id_that_the_node_takes_in_is_there_once(tmp_path: Path) -> None:
+    async def work(mesh: Sandbox) -> None:
+        mailbox = mesh.home("mac").mailbox("mac")
+        (mailbox / "inbox" / "by-hand.json").write_text('{"from": "agni", "to": "mac", "subject": "by hand"}\n')
+        async with trishula.Hybrid(mailbox, mesh.home("mac").socket("mac")) as hybrid:
+            (before,) = await hybrid.get_messages()
+            await until(lambda: len(hybrid.get_pending()) == 1, "it is taken in", seconds=PATIENCE_S)
+            (message,) = await hybrid.get_messages()
+            assert (message.id, message["subject"]) == (before.id, "by hand")
+            await hybrid.done(message)
+            assert await hybrid.get_messages() == []
+
+    in_a_mesh(tmp_path, work, {"node": {"unsigned_inbox": True}})
+
+
 def test_with_no_node_there_are_the_files_and_what_is_sent_goes_later_once(tmp_path: Path) -> None:
     async def work(mesh: Sandbox) -> None:
         mailbox = mesh.home("mac").mailbox("mac")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import uuid
 from collections.abc import Callable
 from functools import partial
 from importlib import resources
@@ -19,7 +21,7 @@ from trishula.node.drops import Bad, Gone, History, Known, Mark, Ready, Unfinish
 from trishula.node.mailbox import retire_file
 from trishula.protocol.envelope import Envelope, Key, Receipt, State
 from trishula.protocol.errors import MessageError
-from trishula.protocol.message import Message
+from trishula.protocol.message import Message, id_of_file
 from trishula.protocol.records import Originate, Prune, Settle
 
 look = partial(drops.look, agent="mac", known=None, most=1000)
@@ -55,6 +57,13 @@ def test_what_is_filled_in_is_a_function_of_the_file(tmp_path: Path) -> None:
 def test_a_file_may_have_any_time(seconds: int) -> None:
     message = drops.finish("mac", "a.json", Mark(1, seconds * 10**9, 13), b'{"to": "agni"}', most=1000)
     assert json.loads(message.payload)["timestamp"] in ("1970-01-01T00:00:00.000Z", "9999-12-31T00:00:00.000Z")
+
+
+def test_the_id_of_a_file_is_a_uuid_of_the_fifth_version() -> None:
+    space = uuid.UUID("7d5c1d0a-5a43-5c1f-9f0e-6f1f2b8a9c10")
+    for number in range(50):
+        what = f"mac\na.json\n{number}\n{hashlib.sha256(b'{}').hexdigest()}"
+        assert id_of_file("mac", "a.json", number, b"{}") == str(uuid.uuid5(space, what))
 
 
 def test_a_file_is_history_only_if_it_is_byte_for_byte_what_is_stored(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,9 @@ from trishula.node import rooms
 from trishula.node.courier import Courier
 from trishula.node.rooms import Room
 from trishula.protocol import frames
+from trishula.protocol.envelope import Envelope, Key
+
+FAR = 4_000_000_000_000
 
 
 class Ear:
@@ -23,7 +28,20 @@ class Ear:
         self.heard_frames.append(frame)
 
     def tell(self, node: str, frame: frames.Frame) -> None:
-        raise AssertionError(f"there is nothing to tell {node}: {frame}")
+        assert (node, frame) == ("agni", frames.Posted())
+
+
+class Slow(Room):
+    """Its disk is slow: a test says when it may write."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("agni", folder, -1, None, Ear())
+        self.writing, self.may_write = threading.Event(), threading.Event()
+
+    def _put(self, items: Any) -> None:
+        self.writing.set()
+        assert self.may_write.wait(60)
+        super()._put(items)
 
 
 async def live(room: Room, holds: object, what: str) -> None:
@@ -61,3 +79,46 @@ def test_a_peer_whose_files_fill_its_room_is_fetched_from_no_more_and_status_say
     (tmp_path / "in" / ".huge").write_bytes(bytes(20))
     room = Room("agni", tmp_path, -1, Courier("agni", tmp_path, tmp_path / "ssh_config", pulls=True), Ear())
     asyncio.run(live(room, lambda: "fills its room: 20 bytes" in str(room.status()["problem"]), "it says so"))
+
+
+def test_mail_that_goes_another_way_while_it_is_written_does_not_stay(tmp_path: Path) -> None:
+    letter = Envelope("mac", "agni", Key("mac", "m", "agni"), FAR, b'{"id": "m"}\n', urgent=False)
+    frame = frames.Deliver(seq=1, envelopes=[frames.SignedEnvelope.seal(letter, "1", bytes(32))])
+
+    async def story() -> None:
+        room = Slow(tmp_path)
+        task = asyncio.create_task(room.run())
+        room.post(is_open=True)
+        room.transmit(frame)
+        await until(room.writing.is_set, "it is being written")
+        room.post(is_open=False)
+        room.may_write.set()
+        room.transmit(frames.Ack(seq=1))  # the next thing that is written
+        await until(
+            lambda: [*(tmp_path / "out").glob("*2.json")] == [*(tmp_path / "out").iterdir()] != [], "it is gone"
+        )
+        assert room.status()["waiting"] == 0
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(story())
+
+
+def test_rsync_carries_nothing_that_is_just_being_written(tmp_path: Path) -> None:
+    for name in ("out", "there"):
+        (tmp_path / name).mkdir()
+    for name in (".trishula-1.json", "1.json"):
+        (tmp_path / "out" / name).write_text("{}")
+    courier = Courier("agni", tmp_path, tmp_path / "ssh_config", pulls=False)
+    assert asyncio.run(courier._run(f"{tmp_path}/out/", f"{tmp_path}/there/")) == ""
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["1.json"]
+
+
+@pytest.mark.parametrize(("code", "fails"), [(24, False), (23, True)])
+def test_that_mail_was_answered_while_rsync_ran_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, *, fails: bool
+) -> None:
+    (tmp_path / "rsync").write_text(f"#!/bin/sh\nexit {code}\n")
+    (tmp_path / "rsync").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert bool(asyncio.run(Courier("agni", tmp_path, tmp_path / "ssh_config", pulls=False).push())) == fails

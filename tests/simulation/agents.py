@@ -49,13 +49,15 @@ class Agent:
         if not submission.is_over(self.host.world.now):
             self.send(json.dumps(fields).encode(), submission.ttl, began=submission.began)
 
-    def probe(self, node: str, ttl: int) -> Submission:
+    def probe(self, node: str, ttl: int, *, by_post: bool = False) -> Submission:
         """Ask whether mail gets to a node."""
         self._written += 1
         fields = {"id": f"ping-{self.name}-{self._written}", "from": PROBE, "to": PROBE, "timestamp": "t"}
-        return self.send(json.dumps(fields).encode(), ttl, node)
+        return self.send(json.dumps(fields).encode(), ttl, node, by_post=by_post)
 
-    def send(self, raw: bytes, ttl: int | None, node: str | None = None, *, began: float | None = None) -> Submission:
+    def send(
+        self, raw: bytes, ttl: int | None, node: str | None = None, *, began: float | None = None, by_post: bool = False
+    ) -> Submission:
         message = complete(
             raw,
             sender=self.name if node is None else PROBE,
@@ -64,7 +66,7 @@ class Agent:
             max_bytes=self.host.wiring.limits.max_message_bytes,
         )
         began = self.host.world.now if began is None else began
-        submission = Submission(self.name, message, ttl, node, began)
+        submission = Submission(self.name, message, ttl, node, began, by_post=by_post)
         self.submissions.append(submission)
         self.host.witness.submits(message)
         self.submit(submission)

@@ -7,17 +7,17 @@
     make soak SECONDS=600 SEED=20000                 on all cores, for as long as one likes
 
 A schedule is what a seed makes of it: how many nodes there are and who is never linked to whom, their limits, when
-agents write what to whom and read it, and the troubles: who is killed at which step, frozen, asleep, cut off one way or
-both, out of disk, slow, dialled twice; whose clock is set wrong, whose store is lost or comes back from a backup, whose
-keys are changed, who is removed; and what an adversary with one node's keys does to frames. Then all troubles end, and
-when the dust has settled, every promise must have been kept.
+agents write what to whom and read it, who has a post to whom, and the troubles: who is killed at which step, frozen,
+asleep, cut off one way or both, out of disk, slow, dialled twice; where rsync fails; whose clock is set wrong, whose
+store is lost or comes back from a backup, whose keys are changed, who is removed; and what an adversary with one node's
+keys does to frames on links. Then all troubles end, and when the dust has settled, every promise must have been kept.
 
     world    time and chance            host       the shell around a node's engine    witness    the invariants
     network  connections, partitions    store      its disk                            mesh       all hosts, judged
-    agents   who writes and reads       files      its mailboxes                       schedule   what comes of a seed
-                                        adversary  who meddles                         search     many, on all cores
+    posts    rooms, and rsync           files      its mailboxes                       schedule   what comes of a seed
+    agents   who writes and reads       adversary  who meddles                         search     many, on all cores
 
-The pauses of the core (back-off, reclaim, retention) are scaled down, so that a schedule sees what follows them.
+The pauses of the core (back-off, reclaim, retention, posts) are scaled down, so that a schedule sees what follows them.
 A seed means another schedule once something draws from it that did not before; so what a seed found is kept as a test
 of its own, in test_faults or in tests/unit. A test that cannot fail shows nothing: test_teeth plants bugs in the core.
 """

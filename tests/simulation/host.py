@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from simulation.files import ARCHIVE, INBOX, File, Mailboxes
 from simulation.network import End, Network
+from simulation.posts import CARRIED, Room, Rsync
 from simulation.store import Disk
-from simulation.witness import Submission, Witness
+from simulation.witness import Exchange, Submission, Witness
 from simulation.world import World
 from trishula.protocol import effects, frames, link
 from trishula.protocol.backoff import full_jitter
@@ -57,9 +58,10 @@ class Wiring:
 class Host:
     """What is left when the process dies: the disk, the files, the clock, and the troubles of the machine."""
 
-    def __init__(self, world: World, network: Network, witness: Witness, wiring: Wiring) -> None:
+    def __init__(self, world: World, network: Network, rsync: Rsync, witness: Witness, wiring: Wiring) -> None:
         self.world = world
         self.network = network
+        self.rsync = rsync
         self.witness = witness
         self.wiring = wiring
         self.name = wiring.node
@@ -91,6 +93,15 @@ class Host:
         """Seconds in which its monotonic clock stood still."""
         return self._slept + (0.0 if self._asleep_since is None else self.world.now - self._asleep_since)
 
+    @property
+    def awake(self) -> bool:
+        return self._asleep_since is None
+
+    @property
+    def running(self) -> bool:
+        """Whether a node lives here, and moves."""
+        return self.process is not None and not self.process.frozen
+
     def wall(self) -> int:
         return self.witness.now() + self.skew + self.error
 
@@ -111,9 +122,9 @@ class Host:
 
     def crash(self, *, power: bool) -> None:
         """The process is gone, with all that it had in memory; with the power, nobody says goodbye to its peers."""
+        self.wake()  # which may be its end, if it has a fuse
         if self.process is not None:
             self.world.tell(self.name, "loses power" if power else "is killed")
-            self.wake()
             process, self.process = self.process, None
             del self.network.listeners[self.name]
             process.die(power=power)
@@ -184,11 +195,9 @@ class Wire:
 
     end: End
     link: Link
+    exchange: Exchange
     number: int | None = None
-    heard: dict[int, tuple[float, frames.Deliver]] = field(default_factory=dict)
-    """The `Deliver` frames that came and are not yet acknowledged, and when."""
-    deferred: set[Key] = field(default_factory=set)
-    """What this side deferred on it."""
+    suspect: bool = False
 
 
 class NodeProcess:
@@ -222,6 +231,10 @@ class NodeProcess:
         self._mono_zero = self.world.random.randrange(1, 10**6) + host.slept
         self._wires: dict[End, Wire] = {}
         self._links: dict[int, Wire] = {}
+        self._said: dict[str, list[str]] = {}
+        """Whom each linked node last said that it is linked to."""
+        self._rooms: dict[int, Room] = {}
+        """By the negative numbers of their posts."""
         self._last_link = 0
         self._attempts = dict.fromkeys(wiring.dials, 0)
         self._to_commit: list[effects.Commit] = []
@@ -280,6 +293,9 @@ class NodeProcess:
             end.lose()
 
     def start(self) -> None:
+        for number, peer in enumerate(filter(self.knows, self.host.rsync.peers(self.host.name)), 1):
+            self._rooms[-number] = Room(self, self.host.rsync, self.host.name, peer)
+            self.engine.post(self._now(), -number, peer)
         self._carry_out(self.engine.start(self._now()))
         for peer in self.host.wiring.dials:
             self.dial(peer)
@@ -288,6 +304,15 @@ class NodeProcess:
 
     def linked(self) -> list[str]:
         return [wire.link.peer for wire in self._links.values()]
+
+    def reaches(self, node: str) -> bool:
+        """Whether there is a way over links to a node, direct or over one relay, as far as can be known here."""
+        linked = {wire.link.peer for wire in self._links.values() if not wire.suspect}
+        return node in linked or any(node in self._said.get(relay, ()) for relay in linked)
+
+    @property
+    def frozen(self) -> bool:
+        return self._frozen is not None
 
     def _now(self) -> Instant:
         return Instant(self.world.now - self.host.slept + self._mono_zero, self.host.wall())
@@ -318,7 +343,10 @@ class NodeProcess:
         self.call(lambda: self._carry_out(self.engine.submit(self._now(), submission, message, ttl)))
 
     def probe(self, submission: Submission, message: Message, node: str, ttl: int) -> None:
-        self.call(lambda: self._carry_out(self.engine.probe(self._now(), submission, message, node, ttl)))
+        by_post = submission.by_post
+        self.call(
+            lambda: self._carry_out(self.engine.probe(self._now(), submission, message, node, ttl, by_post=by_post))
+        )
 
     def done(self, agent: Agent | NodeProcess, name: str, key: Key) -> None:
         self.call(lambda: self._carry_out(self.engine.done(self._now(), agent, name, key.id, key.sender)))
@@ -346,7 +374,7 @@ class NodeProcess:
 
     def _hold(self, end: End, side: Side, peer: str) -> Wire:
         self._stirred = True
-        wire = self._wires[end] = Wire(end, Link(side, self._me, peer, self._now()))
+        wire = self._wires[end] = Wire(end, Link(side, self._me, peer, self._now()), Exchange(peer, end.number))
         return wire
 
     def _redial(self, peer: str) -> None:
@@ -368,6 +396,8 @@ class NodeProcess:
         if wire.number is not None:
             self.world.tell(self.host.name, f"link {wire.number} to {wire.link.peer} is down")
             del self._links[wire.number]
+            if wire.link.peer not in self.linked():
+                self._said.pop(wire.link.peer, None)
             self._carry_out(self.engine.link_down(self._now(), wire.number))
         self._redial(wire.link.peer)
 
@@ -389,11 +419,13 @@ class NodeProcess:
                     self._carry_out(self.engine.link_up(self._now(), wire.number, peer))
                 case link.Heard(frame):
                     if isinstance(frame, frames.Deliver):
-                        wire.heard[frame.seq] = (self.world.now, frame)
-                        self.witness.heard(self.host, wire, frame)
+                        self.witness.heard(self.host, wire.exchange, frame)
+                    if isinstance(frame, frames.Topology):
+                        self._said[wire.link.peer] = frame.links
                     assert wire.number is not None
                     self._carry_out(self.engine.receive(self._now(), wire.number, frame))
                 case link.Suspected(suspect) if wire.number is not None:
+                    wire.suspect = suspect
                     self._carry_out(self.engine.suspected(self._now(), wire.number, suspect=suspect))
                 case link.Measured(offset, rtt) if wire.number is not None:
                     self._carry_out(self.engine.measured(self._now(), wire.number, offset, rtt), stirs=False)
@@ -402,6 +434,14 @@ class NodeProcess:
                     wire.end.shutdown()
                     if code == link.CLOSE_SILENT:
                         wire.end.lose()  # nobody would answer a closing handshake
+
+    # ------------------------------------------------------------ posts
+
+    def posted(self, room: Room, frame: frames.MeshFrame) -> None:
+        if isinstance(frame, frames.Deliver):
+            self.witness.heard(self.host, room.exchange, frame)
+        (number,) = (number for number, other in self._rooms.items() if other is room)
+        self._carry_out(self.engine.receive(self._now(), number, frame))
 
     # ------------------------------------------------------------ store
 
@@ -533,8 +573,19 @@ class NodeProcess:
                     self._load(effect)
                 case effects.Transmit(number, frame):
                     if (wire := self._links.get(number)) is not None:
-                        self.witness.transmitted(self, wire, frame)
+                        self.witness.transmitted(self, wire.exchange, frame)
                         wire.end.send(frames.encode(frame))
+                    elif (room := self._rooms.get(number)) is not None and isinstance(frame, CARRIED):
+                        self.witness.transmitted(self, room.exchange, frame)
+                        room.transmit(frame)
+                case effects.Posting(number, is_open):
+                    self.world.tell(
+                        self.host.name, f"{'opens' if is_open else 'closes'} the post to {self._rooms[number].peer}"
+                    )
+                    if not is_open:
+                        self._rooms[number].close()
+                case effects.Withdraw(number, seqs):
+                    self._rooms[number].withdraw(seqs)
                 case effects.Disconnect(number, code, reason):
                     if (wire := self._links.get(number)) is not None:
                         self.world.tell(self.host.name, f"closes link {number}: {code} {reason}")

@@ -8,6 +8,7 @@ from itertools import combinations
 from simulation.agents import Agent
 from simulation.host import Host, Wiring
 from simulation.network import Network
+from simulation.posts import Rsync
 from simulation.witness import Witness
 from simulation.world import World
 from trishula.protocol.directory import Directory
@@ -27,10 +28,19 @@ OLD, ACCEPT_NEW, SEND_NEW, NEW = range(4)
 
 
 class Mesh:
-    """Hosts `a`, `b`, … with agents `a0`, `a1`, `b0`, …; of each pair, one dials, but for those that are `apart`."""
+    """Hosts `a`, `b`, … with agents `a0`, `a1`, `b0`, …; of each pair, one dials, but for those that are `apart`.
+
+    `posts` are the pairs with rooms for rsync.
+    """
 
     def __init__(
-        self, world: World, nodes: int, limits: Limits | None = None, *, apart: Collection[frozenset[str]] = ()
+        self,
+        world: World,
+        nodes: int,
+        limits: Limits | None = None,
+        *,
+        apart: Collection[frozenset[str]] = (),
+        posts: Collection[frozenset[str]] = (),
     ) -> None:
         self.world = world
         self.network = Network(world)
@@ -41,13 +51,15 @@ class Mesh:
         self._diallers = {pair: LAPTOP if LAPTOP in pair else world.random.choice(pair) for pair in pairs}
         self.witness = Witness(world, homes=self.homes, linkable={frozenset(pair) for pair in pairs})
         self.hosts: dict[str, Host] = self.witness.hosts
+        runs = {pair: LAPTOP if LAPTOP in pair else world.random.choice(sorted(pair)) for pair in posts}
+        self.rsync = Rsync(world, self.hosts, runs)
         self._leaving: str | None = None
         """Who is being removed."""
         self._told: set[str] = set()
         """The nodes whose configuration says so."""
         self.keys = dict.fromkeys(self.names, OLD)
         for name in self.names:
-            self.hosts[name] = Host(world, self.network, self.witness, self._wiring(name))
+            self.hosts[name] = Host(world, self.network, self.rsync, self.witness, self._wiring(name))
         self.agents = {agent: Agent(agent, self.hosts[home]) for agent, home in self.homes.items()}
 
     # ------------------------------------------------------------ configuration
@@ -108,6 +120,7 @@ class Mesh:
         """End all troubles."""
         self.world.tell("the world", "is healed")
         self.network.heal()
+        self.rsync.heal()
         if self._leaving is not None:
             if not self.hosts[self._leaving].removed:
                 self.switch_off(self._leaving)

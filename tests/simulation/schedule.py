@@ -22,7 +22,7 @@ from simulation.host import Host
 from simulation.mesh import ACCEPT_NEW, LAPTOP, NAMES, NEW, SEND_NEW, Mesh
 from simulation.witness import Submission
 from simulation.world import ViolationError, World
-from trishula.protocol import custody, delivery, origin, retention
+from trishula.protocol import custody, delivery, origin, post, retention
 from trishula.protocol.limits import Limits
 
 SIZES = {3: 10, 4: 5, 5: 3, 6: 1, 7: 1}
@@ -49,6 +49,8 @@ TROUBLES = {
     "rotate_keys_carelessly": 1,
     "remove_a_node": 2,
     "meddle": 3,
+    "go_dark": 5,
+    "break_rsync": 2,
 }
 """How often each happens, more or less."""
 BLOCKING = {"rotate_keys", "rotate_keys_carelessly", "remove_a_node", "set_a_clock", "meddle"}
@@ -103,7 +105,7 @@ def live(seed: int, nodes: int | None = None, *, keep: Collection[int] | None = 
             max_unread=random.choice([100_000, 100_000, 3]),
             max_held_bytes=random.choice([10**8, 6000]) if BLOCKING.isdisjoint(kinds) else 10**8,
         )
-        mesh = Mesh(world, drawn.nodes, limits, apart=_apart(random, drawn.nodes))
+        mesh = Mesh(world, drawn.nodes, limits, apart=_apart(random, drawn.nodes), posts=_posts(random, drawn.nodes))
         fate = Fate(mesh, random)
         for step in steps:
             world.at(step.time, partial(fate.strike, step))
@@ -119,6 +121,12 @@ def _apart(random: Random, nodes: int) -> list[frozenset[str]]:
     """Pairs that are never linked, such as two hosts behind routers. All still hangs together by `HUB`."""
     pairs = [frozenset(pair) for pair in combinations(NAMES[:nodes], 2) if HUB not in pair]
     return random.sample(pairs, random.choice([0, 0, 0, 1, 1, 2])) if nodes > 3 else pairs[: random.choice([0, 0, 1])]
+
+
+def _posts(random: Random, nodes: int) -> list[frozenset[str]]:
+    """The pairs that rsync can carry between: all, some, or none."""
+    pairs = [frozenset(pair) for pair in combinations(NAMES[:nodes], 2)]
+    return random.sample(pairs, random.choice([0, len(pairs) // 2, len(pairs), len(pairs)]))
 
 
 @contextmanager
@@ -137,6 +145,10 @@ def _scaled(random: Random) -> Iterator[None]:
         stack.enter_context(mock.patch.multiple(origin, _LOOK_EVERY_S=5.0, _GIVEN_UP_AT_ONCE=3))
         stack.enter_context(mock.patch.multiple(custody, RECLAIM_BASE=4.0, RECLAIM_CAP=8.0))
         stack.enter_context(mock.patch.multiple(retention, EVERY=2.0, AT_ONCE=random.choice([3, 500])))
+        posts = {"PATIENCE": random.choice([0.05, 0.4, post.PATIENCE]), "WINDOW": random.choice([1, 3000, post.WINDOW])}
+        stack.enter_context(
+            mock.patch.multiple(post, **posts, ANSWERED_WITHIN=random.choice([0.5, 4.0]), ANSWERED_CAP=8.0)
+        )
         yield
 
 
@@ -206,6 +218,8 @@ class Fate:
         self._rotating = False
         self._random = random
         mesh.network.slowest = random.choice([0.002, 0.02, 0.3])
+        mesh.rsync.loses = random.choice([0.0, 0.0, 0.1])
+        mesh.rsync.slowest = random.choice([0.05, 0.5, 3.0])
         for host in mesh.hosts.values():
             host.news_takes = random.choice([0.001, 0.02])
             skew = mesh.limits.max_skew // 2 - 50
@@ -249,12 +263,14 @@ class Fate:
     def _retry(self) -> None:
         agent, letter = self._write()
         pause = self._random.choice([0.0, 0.001, 2.0])
-        if letter.ttl is None or letter.ttl > pause * 1000:
-            self._world.after(pause, lambda: agent.submit(letter))
+        self._world.after(pause, lambda: None if letter.is_over(self._world.now) else agent.submit(letter))
 
     def _probe(self) -> None:
         agent = self._random.choice(list(self._mesh.agents.values()))
-        agent.probe(self._random.choice(list(self._mesh.names)), self._random.choice([1000, 60_000]))
+        posts = self._mesh.rsync.peers(agent.host.name)
+        by_post = bool(posts) and self._random.random() < 0.5
+        node = self._random.choice(posts if by_post else list(self._mesh.names))
+        agent.probe(node, self._random.choice([1000, 60_000]), by_post=by_post)
 
     # ------------------------------------------------------------ fate
 
@@ -275,7 +291,7 @@ class Fate:
 
     def _light_a_fuse(self) -> None:
         points = ["Commit", "Transmit", "Transmit", "Stored", "Arrived", "Progressed", "durable", "durable"]
-        points += ["filed", "filesync", "marked", "Handled", "Load"]
+        points += ["filed", "filesync", "marked", "Handled", "Load", "Posting"]
         self._host().fuse = (self._random.choice(points), self._random.randint(1, 8))
 
     def _break_a_connection(self) -> None:
@@ -296,6 +312,19 @@ class Fate:
         ways = [(one, other) for one in names for other in names if (one in some) != (other in some)]
         self._block([way for way in ways if way[0] in some] if random.random() < 0.3 else ways)
 
+    def _go_dark(self) -> None:
+        """No link from one host to any other, or none at all: they find out soon, and agents write all the same."""
+        random, names = self._random, list(self._mesh.hosts)
+        some = random.choice([names, [random.choice(names)]])
+        self._block([(one, other) for one in names for other in names if one != other and {one, other} & {*some}])
+        for end in self._mesh.network.connections():
+            if {end.host, end.other.host} & {*some}:
+                end.cut(tell=random.random() < 0.8)
+        for _ in range(4):
+            writer, reader = random.sample(list(self._mesh.agents.values()), 2)
+            size = random.choice([1, 300, 3000])
+            self._later(2.0, partial(writer.write, reader.name, size=size, urgent=random.random() < 0.2))
+
     def _block(self, ways: list[tuple[str, str]]) -> None:
         network = self._mesh.network
         self._world.tell("fate", f"blocks {' '.join(''.join(way) for way in ways)}")
@@ -308,6 +337,23 @@ class Fate:
         for way in ways:
             network.block(*way)
         self._for_a_while(unblock)
+
+    def _break_rsync(self) -> None:
+        """It fails, or a room can't be written, between two hosts or between all."""
+        rsync, random = self._mesh.rsync, self._random
+        pairs = rsync.pairs()
+        if pairs and random.random() < 0.5:
+            pairs = [random.choice(pairs)]
+        troubles = random.choice([rsync.broken, rsync.spoilt])
+        self._world.tell("fate", f"{'breaks' if troubles is rsync.broken else 'spoils'} rsync for {len(pairs)} pairs")
+        for pair in pairs:
+            troubles[pair] = troubles.get(pair, 0) + 1
+
+        def mend() -> None:
+            for pair in pairs:
+                troubles[pair] = max(0, troubles.get(pair, 0) - 1)
+
+        self._for_a_while(mend)
 
     def _freeze(self) -> None:
         if (process := self._host().process) is not None:

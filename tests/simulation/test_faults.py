@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import pairwise
 from random import Random
 
@@ -12,14 +13,15 @@ from simulation.mesh import Mesh
 from simulation.world import World
 from trishula.protocol.envelope import Key, State
 from trishula.protocol.link import SILENT_AFTER
+from trishula.protocol.post import ANSWERED_WITHIN
 
 FOUND_WITHIN = 3.5
 BACK_WITHIN = 5.0
 
 
-def mesh_of(nodes: int, seed: int = 1) -> Mesh:
+def mesh_of(nodes: int, seed: int = 1, posts: Collection[frozenset[str]] = ()) -> Mesh:
     """A mesh with all its links up."""
-    mesh = Mesh(World(seed), nodes)
+    mesh = Mesh(World(seed), nodes, posts=posts)
     mesh.boot()
     mesh.world.run(1.0)
     assert all_linked(mesh)
@@ -136,6 +138,89 @@ def test_where_only_one_direction_is_blocked_both_sides_find_out() -> None:
     mesh.heal()
     assert seconds_until_linked(mesh) < BACK_WITHIN
     mesh.settle()
+
+
+def test_what_is_read_while_a_link_is_silent_is_told_though_the_link_never_goes_down() -> None:
+    mesh = mesh_of(2)
+    mesh.agents["b0"].reads_after = SILENT_AFTER - 0.3
+    mesh.agents["a0"].write("b0")
+    mesh.world.run(mesh.world.now + 0.2)
+    mesh.network.block("a", "b")
+    mesh.world.run(mesh.world.now + SILENT_AFTER - 0.3)
+    mesh.network.unblock("a", "b")
+    mesh.settle()
+    assert mesh.hosts["a"].disk.sent[Key("a0", "a0-1", "b0")].state is State.READ
+    assert not [line for line in mesh.world.story if "is down" in line]
+
+
+AB = frozenset("ab")
+
+
+def in_the_dark(seed: int = 1) -> Mesh:
+    """Two nodes without a link, who have posts to each other."""
+    mesh = mesh_of(2, seed, posts=[AB])
+    for way in (("a", "b"), ("b", "a")):
+        mesh.network.block(*way)
+    for end in mesh.network.connections():
+        end.cut(tell=True)
+    mesh.world.run(mesh.world.now + 0.1)
+    return mesh
+
+
+def state_of_first_letter(mesh: Mesh) -> State:
+    return mesh.hosts["a"].disk.sent[Key("a0", "a0-1", "b0")].state
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_without_a_link_mail_goes_by_post_and_is_answered_by_post(seed: int) -> None:
+    mesh = in_the_dark(seed)
+    mesh.agents["b0"].reads_after = 0.5
+    mesh.agents["a0"].write("b0")
+    mesh.world.run(mesh.world.now + 5.0)
+    assert state_of_first_letter(mesh) is State.READ
+    [entry] = mesh.hosts["b"].disk.entries(Key("a0", "a0-1", "b0"))
+    assert entry.route == "rsync"
+    mesh.heal()
+    mesh.settle()
+
+
+def test_a_node_that_was_down_reads_what_lies_for_it_and_who_starts_anew_reads_it_again() -> None:
+    mesh = in_the_dark()
+    mesh.hosts["b"].crash(power=True)
+    mesh.agents["a0"].write("b0")
+    mesh.world.run(mesh.world.now + 10.0)
+    assert mesh.rsync.carried == (0 if mesh.rsync.runs(AB) == "b" else 1)
+    for _ in range(3):
+        mesh.hosts["b"].boot()
+        mesh.world.run(mesh.world.now + 5.0)
+        mesh.hosts["b"].crash(power=False)
+    assert state_of_first_letter(mesh) is State.DELIVERED
+    assert mesh.witness.counts["Ack"] >= 3
+    mesh.heal()
+    mesh.settle()
+
+
+def test_while_rsync_fails_too_mail_waits_for_either() -> None:
+    mesh = in_the_dark()
+    mesh.rsync.broken[AB] = 1
+    mesh.agents["a0"].write("b0")
+    mesh.world.run(mesh.world.now + 300.0)
+    assert state_of_first_letter(mesh) is State.STORED
+    mesh.rsync.broken[AB] = 0
+    mesh.world.run(mesh.world.now + 10.0)
+    assert state_of_first_letter(mesh) is State.DELIVERED
+
+
+def test_what_a_full_disk_kept_out_of_the_post_is_posted_again() -> None:
+    mesh = in_the_dark()
+    mesh.rsync.spoilt[AB] = 1
+    mesh.agents["a0"].write("b0")
+    mesh.world.run(mesh.world.now + 10.0)
+    mesh.rsync.spoilt[AB] = 0
+    mesh.world.run(mesh.world.now + ANSWERED_WITHIN - 15.0)
+    assert state_of_first_letter(mesh) is State.STORED
+    mesh.world.run(mesh.world.now + 10.0)
+    assert state_of_first_letter(mesh) is State.DELIVERED
 
 
 def test_a_full_disk_at_the_origin_refuses_clearly_and_takes_again_when_there_is_room() -> None:

@@ -12,7 +12,7 @@ import pytest
 from simulation.host import Host, NodeProcess
 from simulation.search import search
 from simulation.store import Disk
-from trishula.protocol import frames, ledger
+from trishula.protocol import frames, ledger, post
 from trishula.protocol.clock import Clock, Instant
 from trishula.protocol.custody import Custody
 from trishula.protocol.delivery import Delivery, Pending
@@ -22,10 +22,12 @@ from trishula.protocol.engine import Engine
 from trishula.protocol.envelope import Receipt, State
 from trishula.protocol.message import digest_of
 from trishula.protocol.origin import Origin
+from trishula.protocol.post import Post
 from trishula.protocol.recipient import Recipient
 from trishula.protocol.records import Accept, Answer, Declined, Drop, Rows, Settle
 from trishula.protocol.relay import Relay
 from trishula.protocol.retention import Retention
+from trishula.protocol.routes import Route, Routes
 from trishula.protocol.trust import DeferError, Trust
 
 SCHEDULES = 600
@@ -220,12 +222,16 @@ def forgets_an_answer_that_was_not_committed(patch: pytest.MonkeyPatch) -> None:
 def takes_a_receipt_for_any_bytes(patch: pytest.MonkeyPatch) -> None:
     settled = Origin._settled
 
-    def gullible(self: Origin, pendings: Any, now: Instant, results: Any) -> list[Effect]:
+    def gullible(self: Origin, line: Any, pendings: Any, now: Instant, results: Any) -> list[Effect]:
         for pending, result in zip(pendings, results, strict=True):
             if pending is not None and result.progress is None:
                 self._desk.own[pending.envelope.dest].release(pending)
         return settled(
-            self, [None if r.progress is None else p for p, r in zip(pendings, results, strict=True)], now, results
+            self,
+            line,
+            [None if r.progress is None else p for p, r in zip(pendings, results, strict=True)],
+            now,
+            results,
         )
 
     patch.setattr(Origin, "_settled", gullible)
@@ -280,6 +286,77 @@ def mixes_up_the_order(patch: pytest.MonkeyPatch) -> None:
             lane.queue.reverse()
 
     patch.setattr(Delivery, "_requeue", backwards)
+
+
+# ---------------------------------------------------------------- by post
+
+
+@plant
+def a_post_never_closes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Post, "review", lambda *_: [])
+
+
+@plant
+def forgets_what_is_in_a_post_that_closes(patch: pytest.MonkeyPatch) -> None:
+    lose = Desk.lose
+
+    def forgetful(self: Desk, line: Any) -> None:
+        if line.files:
+            line.offers.clear()
+        lose(self, line)
+
+    patch.setattr(Desk, "lose", forgetful)
+
+
+@plant
+def waits_for_ever_for_an_answer_by_post(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(post, "_within", lambda _: float("inf"))
+
+
+@plant
+def forgets_what_nobody_answered_by_post(patch: pytest.MonkeyPatch) -> None:
+    tick = Post.tick
+
+    def forgetful(self: Post, now: Instant) -> list[Effect]:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Delivery, "lost", lambda *_: None)
+            return tick(self, now)
+
+    patch.setattr(Post, "tick", forgetful)
+
+
+@plant
+def posts_what_a_relay_could_take(patch: pytest.MonkeyPatch) -> None:
+    def blind(self: Routes, dest: str) -> Any:
+        line = self.line_to(dest)
+        return None if line is None else Route(line, dest, reaches=True)
+
+    patch.setattr(Routes, "by_link", blind)
+
+
+@plant
+def a_relay_posts_what_it_holds(patch: pytest.MonkeyPatch) -> None:
+    sources = Desk._sources
+
+    def eager(self: Desk, line: Any) -> list[Delivery]:
+        held = [self.held[line.node]] if line.files and line.open else []
+        return [*sources(self, line), *held]
+
+    patch.setattr(Desk, "_sources", eager)
+
+
+@plant
+def takes_a_number_in_the_post_for_another(patch: pytest.MonkeyPatch) -> None:
+    """What was answered to a former life settles what lies under the same number now."""
+    acked = Custody.acked
+
+    def sure(self: Custody, now: Instant, line: Any, offer: Any) -> list[Effect]:
+        if line.files:
+            for pending in offer.delivery.unanswered(offer.keys):
+                offer.delivery.release(pending)
+        return acked(self, now, line, offer)
+
+    patch.setattr(Custody, "acked", sure)
 
 
 # ---------------------------------------------------------------- whom to believe
@@ -356,8 +433,8 @@ def takes_what_has_expired(patch: pytest.MonkeyPatch) -> None:
 def gives_up_when_it_expires(patch: pytest.MonkeyPatch) -> None:
     give_up = Origin._give_up
 
-    def hasty(self: Origin, now: Instant, nodes: tuple[str, ...] = ()) -> list[Effect]:
-        return give_up(self, now._replace(wall=now.wall + 2 * self._desk.limits.max_skew), nodes)
+    def hasty(self: Origin, now: Instant) -> list[Effect]:
+        return give_up(self, now._replace(wall=now.wall + 2 * self._desk.limits.max_skew))
 
     patch.setattr(Origin, "_give_up", hasty)
 

@@ -40,7 +40,7 @@ from trishula.protocol.records import (
 from trishula.protocol.signing import envelope_mac
 
 if TYPE_CHECKING:
-    from simulation.host import Host, NodeProcess, Wire
+    from simulation.host import Host, NodeProcess
     from simulation.store import Disk
 
 EPOCH = 1_770_000_000_000
@@ -66,12 +66,31 @@ class Submission:
     began: float = 0.0
     brief: bool = False
     """Whether it may be forgotten at once, for its expiry was set by a wrong clock."""
+    by_post: bool = False
+    """Whether it is a probe that goes by post, whatever links there are."""
     done: bool = False
     """Whether the agent has heard of its fate."""
 
     def is_over(self, now: float) -> bool:
         """Whether its first try may have expired and been forgotten: the next one would be another message."""
         return self.brief or (self.ttl is not None and now > self.began + self.ttl / 1000)
+
+
+@dataclass(eq=False)
+class Exchange:
+    """What one side says and hears on a connection, or by post."""
+
+    peer: str
+    number: int
+    """The same at both ends of a connection, and at no two ends of posts."""
+    by_post: bool = False
+    heard: dict[int, list[tuple[float, frames.Deliver]]] = field(default_factory=lambda: defaultdict(list))
+    """By their numbers, the `Deliver` frames that came and are not yet acknowledged, and when.
+
+    By post, frames of two lives of the peer may have the same number.
+    """
+    deferred: set[Key] = field(default_factory=set)
+    """What this side deferred on it."""
 
 
 @dataclass
@@ -326,56 +345,81 @@ class Witness:
 
     # ------------------------------------------------------------ what nodes say to each other
 
-    def heard(self, host: Host, wire: Wire, frame: frames.Deliver) -> None:
+    def heard(self, host: Host, way: Exchange, frame: frames.Deliver) -> None:
+        way.heard[frame.seq].append((self.world.now, frame))
         for item in frame.envelopes:
-            if item.origin == wire.link.peer and item.dest == host.name:
-                self._first_heard.setdefault(Key(item.sender, item.id, item.to), wire.end.number)
+            if item.origin == way.peer and item.dest == host.name:
+                self._first_heard.setdefault(Key(item.sender, item.id, item.to), way.number)
 
-    def transmitted(self, process: NodeProcess, wire: Wire, frame: frames.Frame) -> None:
+    def transmitted(self, process: NodeProcess, way: Exchange, frame: frames.Frame) -> None:
         """Nothing goes out before its own commit (rule 1), and nothing by a way that is not its own (rule 4)."""
         host = process.host
         self.counts[type(frame).__name__] += 1
+        if way.by_post:
+            self._posted(process, way.peer, frame)
         match frame:
             case frames.Deliver(envelopes=sealed):
                 for item in sealed:
-                    self._offers(host, wire, item)
+                    self._offers(host, way, item)
             case frames.Receipts(receipts=signed):
                 for word in (item.open() for item in signed if item.dest == host.name):
                     true = (host.name, word.key, word.digest, word.outcome) in self.answers
                     self.demand(true, f"{host.name} says {word.outcome} of {word.key}, but its disk doesn't")
             case frames.Defer(items=items):
                 keys = [Key(item.sender, item.id, item.to) for item in items]
-                wire.deferred.update(keys)
+                way.deferred.update(keys)
                 self.deferred.update(keys)
             case frames.Ack(seq=seq):
-                since, heard = wire.heard.pop(seq)
-                for item in heard.envelopes:
-                    envelope = item.open()
-                    self.demand(
-                        self._is_dealt_with(host, wire, envelope, since),
-                        f"{host.name} acknowledged {envelope.key}, which is neither on its disk nor deferred",
-                    )
+                self._acknowledged(host, way, seq)
 
-    def _offers(self, host: Host, wire: Wire, item: frames.SignedEnvelope) -> None:
+    def _acknowledged(self, host: Host, way: Exchange, seq: int) -> None:
+        undealt: list[Key] = []
+        for since, frame in way.heard[seq]:
+            envelopes = [item.open() for item in frame.envelopes]
+            left = [envelope.key for envelope in envelopes if not self._is_dealt_with(host, way, envelope, since)]
+            if not left:
+                way.heard[seq].remove((since, frame))
+                return
+            undealt += left
+        self.demand(undealt, f"{host.name} acknowledged a frame that did not come")
+        self.demand(False, f"{host.name} acknowledged {undealt[0]}, which is neither on its disk nor deferred")
+
+    def _posted(self, process: NodeProcess, peer: str, frame: frames.Frame) -> None:
+        """By post goes what is between these two nodes alone, and mail only where there is no other way."""
+        name = process.host.name
+        self.counts["posted"] += 1
+        match frame:
+            case frames.Deliver(envelopes=sealed):
+                pairs = [(item.origin, item.dest) for item in sealed]
+                probing = all(item.to == PROBE for item in sealed)
+                self.counts["probed" if probing else "mail posted"] += 1
+                self.demand(probing or not process.reaches(peer), f"{name} posts mail to {peer}, and there is a way")
+            case frames.Receipts(receipts=signed):
+                pairs = [(item.dest, item.origin) for item in signed]
+            case _:
+                return
+        self.demand(set(pairs) == {(name, peer)}, f"{name} posts to {peer} what is others'")
+
+    def _offers(self, host: Host, way: Exchange, item: frames.SignedEnvelope) -> None:
         envelope = item.open()
         key = envelope.key
         if envelope.origin == host.name:
             committed = host.disk.envelopes.get(key) in (envelope, None) and self._was_originated(envelope)
-            self._ways[key].add(wire.end.number)
+            self._ways[key].add(way.number)
         else:
             committed = (host.name, key, digest_of(envelope.payload)) in self.taken
-            self.demand(envelope.dest == wire.link.peer, f"{host.name} gives {key} to a second relay")
+            self.demand(envelope.dest == way.peer, f"{host.name} gives {key} to a second relay")
         self.demand(committed, f"{key} went out of {host.name} without its commit")
 
     def _was_originated(self, envelope: Envelope) -> bool:
         return (envelope.origin, envelope.key, digest_of(envelope.payload)) in self.originated
 
-    def _is_dealt_with(self, host: Host, wire: Wire, envelope: Envelope, since: float) -> bool:
+    def _is_dealt_with(self, host: Host, way: Exchange, envelope: Envelope, since: float) -> bool:
         """A relay acknowledges what it has put into custody since it heard it, from no memory (rule 2)."""
         digest = digest_of(envelope.payload)
         return (
             any(entry.digest == digest for entry in host.disk.ledger.get(envelope.key, ()))
-            or envelope.key in wire.deferred
+            or envelope.key in way.deferred
             or envelope.expires_at <= self.now() + host.wiring.limits.max_skew
             or envelope.expires_at <= host.disk.forgotten()
             or envelope.origin == host.name
@@ -389,16 +433,16 @@ class Witness:
         self._looked += 1
         if self._looked % 4:
             return
-        limits = process.host.wiring.limits
         for window in process.engine._windows():
             if window._known:
                 self.demand(
                     window.backlog <= delivery.WINDOW_COUNT,
                     f"{window.backlog} envelopes for {window.dest} are in memory",
                 )
-        most = limits.window_bytes + delivery.BATCH_BYTES + LARGEST
-        for line in process.engine._routes.lines.values():
-            self.demand(0 <= line.unacked <= most, f"{line.unacked} bytes are under way")
+        overshoot = delivery.BATCH_BYTES + LARGEST
+        routes = process.engine._routes
+        for line in (*routes.lines.values(), *routes.posts.values()):
+            self.demand(0 <= line.unacked <= line.window + overshoot, f"{line.unacked} bytes are under way")
 
     # ------------------------------------------------------------ when the dust settles
 
@@ -436,10 +480,14 @@ class Witness:
                 yield f"{host.name} holds {window.backlog} envelopes for {window.dest} in memory"
             elif not window._known and (window._bytes or window._out or window._waiting):
                 yield f"the window of {host.name} for {window.dest} has {window._bytes} bytes and no envelopes"
-        for line in process.engine._routes.lines.values():
+        routes = process.engine._routes
+        for line in (*routes.lines.values(), *routes.posts.values()):
             lively = [key for offer in line.offers.values() for key in offer.keys if not self._is_doomed(host, key)]
             if lively or (not line.offers and line.unacked) or (line.arriving and not self._wasted):
                 yield f"{host.name} has {line.unacked} bytes under way to {line.node}"
+        for line in routes.posts.values():
+            if line.open or line.offers or line.unacked:
+                yield f"the post of {host.name} to {line.node} is open, or holds {len(line.offers)} frames"
         if not process.idle and not self._wasted:
             yield f"{host.name} is still writing"
         linkable = [peer for peer in host.wiring.peers if frozenset((host.name, peer)) in self.linkable]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ACCOUNT = "trishula-sync"
 KEYS = "/etc/trishula/fallback"
 AUTHORIZED = f"/etc/ssh/authorized_keys.d/{ACCOUNT}"
-RSYNC = ["rsync", "--recursive", "--times", "--no-perms", "--omit-dir-times", "--delay-updates", "--timeout=10"]
+RSYNC = ["rsync", "--recursive", "--times", "--no-perms", "--omit-dir-times", "--timeout=10"]
 SERVERS = ["agni", "rushabdev"]
 PUSHES = [("mac", "agni"), ("mac", "rushabdev"), ("agni", "rushabdev"), ("rushabdev", "agni")]
 PULLS = [("mac", "agni"), ("mac", "rushabdev")]
@@ -68,9 +68,13 @@ def _nothing_left(mesh: dict[str, Node]) -> Iterator[None]:
 def test_these_keys_may_come_for_these_commands_and_no_others(mesh: dict[str, Node], name: str) -> None:
     node = mesh[name]
     (other,) = set(SERVERS) - {name}
-    command = 'restrict,command="umask 027; exec timeout --kill-after=5 60 /usr/bin/rrsync {}" ssh-ed25519 {} {} {}'
+    command = 'restrict,command="umask 027; {}exec timeout --kill-after=5 60 /usr/bin/rrsync {}" ssh-ed25519 {} {} {}'
+    full = (
+        f"test $(du -sm {ROOMS}/{{}}/in 2>/dev/null | cut -f1) -lt 1024 || "
+        "{{ echo the room is full >&2; exit 1; }}; ulimit -f 140000; "
+    )
     expected = [
-        command.format(words, public(mesh[peer], use), peer, use)
+        command.format(full.format(peer) if use == "push" else "", words, public(mesh[peer], use), peer, use)
         for peer, use, words in [
             ("mac", "push", f"-wo -munge -no-del {ROOMS}/mac/in"),
             ("mac", "pull", f"-ro {ROOMS}/mac/out"),
@@ -366,7 +370,7 @@ def test_a_session_that_does_not_end_is_ended(mesh: dict[str, Node], name: str) 
     assert command is not None
     short = command[1].replace("--kill-after=5 60", "--kill-after=1 1")
     assert short != command[1]
-    env = "SSH_ORIGINAL_COMMAND=rsync --server -te.iLsfxCIvu --delay-updates . ."
+    env = "SSH_ORIGINAL_COMMAND=rsync --server -te.iLsfxCIvu . ."
     run = node.run("env", env, "SSH_CONNECTION=x", "timeout", "10", "sh", "-c", f"sleep 9 | ({short})", user=ACCOUNT)
     assert run.rc == 124, run.stderr
 

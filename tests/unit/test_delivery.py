@@ -70,6 +70,16 @@ def key(seq: int) -> Key:
 # ---------------------------------------------------------------- order and lanes
 
 
+def test_who_is_pushed_again_with_other_bytes_leaves_none_behind() -> None:
+    """A neighbour may put another content under the same id into custody here."""
+    delivery = ready()
+    delivery.push(item(1, size=3000))
+    delivery.push(item(1, size=10))
+    answered = delivery.take(0)[0]
+    delivery.release(answered)
+    assert (delivery.backlog, delivery._bytes) == (0, 0)
+
+
 def test_what_is_stored_goes_out_in_the_order_of_its_commit() -> None:
     delivery = ready()
     for seq in range(1, 6):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from simulation.store import Disk
 from trishula.protocol import frames
 from trishula.protocol.clock import DOUBT_S
-from trishula.protocol.effects import Answered, Arrived, Handled, Progressed, Redial, Rejected
+from trishula.protocol.effects import Answered, Arrived, Effect, Handled, Progressed, Redial, Rejected
 from trishula.protocol.envelope import Key, State
 from trishula.protocol.errors import SendError
 from trishula.protocol.limits import Limits
@@ -217,6 +217,26 @@ def test_done_that_cannot_be_stored_says_so() -> None:
     assert isinstance(answer.found, SendError)
 
 
+def test_done_is_told_on_a_silent_link_too_for_it_may_speak_again_and_then_nobody_asks() -> None:
+    bench = recipient()
+    got(bench, "m1")
+    bench.take(bench.engine.suspected(bench.now, LINK, suspect=True))
+    bench.take(bench.engine.done(bench.now, None, "agni", "m1"))
+    [word] = [word for frame in said(bench.commit(), frames.Receipts, LINK) for word in frame.receipts]
+    assert word.outcome is State.READ
+
+
+def test_done_of_what_came_from_a_node_without_a_way_is_told_to_nobody() -> None:
+    bench = recipient()
+    got(bench, "m1")
+    bench.link_down(LINK)
+    gone = Bench("agni", disk=bench.disk, nodes=("agni", "rushabdev"))
+    gone.take(gone.engine.done(gone.now, "asker", "agni", "m1"))
+    effects = gone.commit()
+    assert len(of(effects, Answered)) == 1
+    assert said(effects, frames.Receipts) == []
+
+
 def test_a_read_that_was_said_while_the_link_was_down_is_told_when_asked() -> None:
     bench = recipient()
     got(bench, "m1")
@@ -329,6 +349,24 @@ def test_mail_for_a_node_that_left_the_mesh_is_refused_as_removed() -> None:
         ("agni", State.REFUSED, "removed")
     ]
     assert offered(after.link_up(LINK, "rushabdev")) == ["m1"]
+
+
+class FullAtFirst(Bench):
+    """Its disk is asked how it is, and takes nothing after that."""
+
+    def commit_all(self) -> list[Effect]:
+        return self.commit() + self.fail()
+
+
+def test_mail_for_a_node_that_left_is_refused_when_a_full_disk_has_room_again() -> None:
+    before = Bench("mac")
+    before.submit(LETTER)
+    before.commit()
+    after = FullAtFirst("mac", disk=before.disk, nodes=("mac", "rushabdev"))
+    assert of(after.effects, Progressed) == []
+    after.sleep(2)
+    [news] = of(after.commit(), Progressed)
+    assert (news.progress.state, news.progress.reason) == (State.REFUSED, "removed")
 
 
 def without_agni(disk: Disk) -> Bench:

@@ -133,6 +133,14 @@ def test_a_probe_goes_by_post_on_request_though_there_is_a_link() -> None:
     assert offered(effects, LINK) == []
 
 
+def test_a_probe_by_post_that_nobody_answers_goes_by_the_link_there_is() -> None:
+    bench = mac(linked=True)
+    probe = letter("p1", sender=PROBE, to=PROBE)
+    bench.take(bench.engine.probe(bench.now, "ref", probe, "agni", 300_000, by_post=True))
+    assert offered(bench.commit(), POST) == ["p1"]
+    assert offered(bench.sleep(ANSWERED_WITHIN), LINK) == ["p1"]
+
+
 def test_a_probe_by_post_to_a_peer_without_one_is_rejected() -> None:
     bench = mac()
     probe = letter("p1", sender=PROBE, to=PROBE)

@@ -102,6 +102,21 @@ def test_when_a_link_to_the_recipient_comes_up_it_is_offered_there() -> None:
     assert news.progress.route == "direct"
 
 
+def test_word_over_the_relay_that_may_be_older_than_the_link_is_followed_by_a_question() -> None:
+    bench = entrusted()
+    bench.link_up(DIRECT, "rushabdev")
+    bench.hear(RELAY, frames.Receipts(receipts=[signed(receipt(TRUE))]))
+    [query] = said(bench.commit(), frames.Query, DIRECT)
+    assert [(asked.id, asked.state) for asked in query.items] == [("m1", State.DELIVERED)]
+
+
+def test_word_over_the_link_is_followed_by_no_question() -> None:
+    bench = entrusted()
+    bench.link_up(DIRECT, "rushabdev")
+    bench.hear(DIRECT, frames.Receipts(receipts=[signed(receipt(TRUE))]))
+    assert said(bench.commit(), frames.Query) == []
+
+
 def test_when_its_custodian_loses_the_way_and_there_is_another_it_takes_that_at_once() -> None:
     bench = Bench("mac")
     bench.link_up(RELAY, "agni")

@@ -22,7 +22,7 @@ short_description: Find and end an old sync of a trishula folder
 description: Looks into crontabs, /etc/cron.*, and the units of systemd. In check mode it only looks.
 options:
   logins:
-    description: Whose crontabs and user units to look into, besides root's.
+    description: Whose user units to look into, besides root's.
     type: list
     elements: str
     required: true
@@ -94,8 +94,9 @@ class OldSync:
         return _text(self.at(word))
 
     def run(self, *, change: bool) -> None:
-        for login, home in self.homes.items():
-            self._crontab(self.at(f"/var/spool/cron/crontabs/{login}"), f"the crontab of {login}", home, change)
+        for path in _files(self.at("/var/spool/cron/crontabs")):  # of whomever: any login may carry an agent's mail
+            home = self.homes.get(path.name) or dict(self._homes([path.name])).get(path.name)
+            self._crontab(path, f"the crontab of {path.name}", home, change)
         for path in [self.at("/etc/crontab"), self.at("/etc/anacrontab"), *_files(self.at("/etc/cron.d"))]:
             self._crontab(path, self._name(path), None, change)
         for often in ("hourly", "daily", "weekly", "monthly"):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,7 @@ from trishula.client.message import Message, fix
 from trishula.protocol.names import is_agent
 
 _AGAIN_S = 1.0
+_LEAVES_WITHIN_S = 60.0
 _LARGEST = 64 * 1024 * 1024
 
 log = logging.getLogger("trishula.client")
@@ -56,6 +58,8 @@ class Hybrid:
         self._pending: dict[Key, Message] = {}
         self._files: dict[Key, str] = {}
         """Under which name the file of a message was last seen."""
+        self._handled: dict[Key, float] = {}
+        """What is done, and since when (monotonic): its file leaves the inbox a moment later."""
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._listen(), name="trishula: hybrid")
@@ -97,7 +101,10 @@ class Hybrid:
                 self._files[key] = name
         pending = {_key(message): message for message in self.get_pending()}
         self._files = {key: name for key, name in self._files.items() if key in by_key or key in pending}
-        return [*pending.values(), *(message for key, message in by_key.items() if key not in pending)]
+        before = time.monotonic() - _LEAVES_WITHIN_S
+        self._handled = {key: at for key, at in self._handled.items() if key in by_key or at > before}
+        known = pending.keys() | self._handled.keys()
+        return [*pending.values(), *(message for key, message in by_key.items() if key not in known)]
 
     async def done(self, message: Message) -> None:
         """This agent has handled the message: its file goes to `archive/`, its sender is told.
@@ -115,6 +122,7 @@ class Hybrid:
                     raise
             else:
                 self._pending.pop(key, None)
+                self._handled[key] = time.monotonic()
                 return
         name = self._files.get(key)
         if name is None or not await asyncio.to_thread(self._mailbox.archive, name):

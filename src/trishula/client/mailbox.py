@@ -13,7 +13,7 @@ from typing import Any
 
 from trishula.client.message import Message, Meta
 from trishula.protocol.message import Message as Fixed
-from trishula.protocol.message import digest_of
+from trishula.protocol.message import digest_of, id_of_file
 
 MAILBOX_VARIABLE = "TRISHULA_MAILBOX"
 DEFAULT_MAILBOX = "~/trishula"
@@ -84,7 +84,7 @@ class Mailbox:
 def _read(path: Path, status: os.stat_result) -> Message | None:
     if not stat.S_ISREG(status.st_mode):
         return None
-    raw = path.read_bytes().strip()
+    raw = path.read_bytes()
     try:
         fields: Any = json.loads(raw)
     except (ValueError, RecursionError):
@@ -92,14 +92,15 @@ def _read(path: Path, status: os.stat_result) -> Message | None:
     if not isinstance(fields, dict):
         return None
     message = Message(fields)
-    message.setdefault("id", path.name.removesuffix(".json"))
     message.setdefault("from", "")
-    message.raw = raw
+    # Where the node takes in what is unsigned, it calls it so.
+    message.setdefault("id", id_of_file(str(message["from"]), path.name, status.st_mtime_ns, raw))
+    message.raw = raw.strip()
     message.meta = Meta(
         from_node="",
         route="file",
         method=FILE_FALLBACK,
         received_at=datetime.fromtimestamp(min(max(status.st_mtime, 0), _LAST), UTC),
-        digest=digest_of(path.read_bytes()),
+        digest=digest_of(raw),
     )
     return message

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import stat
-import uuid
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,12 +17,11 @@ import msgspec
 from trishula.node.bounces import changed_at, iso, reason_file
 from trishula.node.files import move, put
 from trishula.protocol.errors import MessageError, TrishulaError
-from trishula.protocol.message import Message, complete, digest_of
+from trishula.protocol.message import Message, complete, digest_of, id_of_file
 
 TAKEN = ".taken-"
 """How the name of a dropped file begins while it is being removed."""
 
-_NAMESPACE = uuid.UUID("7d5c1d0a-5a43-5c1f-9f0e-6f1f2b8a9c10")
 _LINE_ENDS = 16
 _LARGEST = 64 * 1024 * 1024
 _any = msgspec.json.Decoder()
@@ -125,6 +122,7 @@ def look(folder: str, agent: str, name: str, known: Known | None, *, most: int) 
     """What the file is. `known` is what the store has under the id in its name, `most` the limit of a message."""
     path = f"{folder}/{name}"
     own = None
+    mark = Mark(0, 0, 0)  # of a folder that may not be searched
     try:
         mark = mark_of(status := os.lstat(path))
         if not stat.S_ISREG(status.st_mode):
@@ -154,11 +152,10 @@ def _judge(agent: str, name: str, mark: Mark, raw: bytes, most: int) -> Seen:
 
 def finish(agent: str, name: str, mark: Mark, raw: bytes, *, most: int) -> Message:
     """The message in a dropped file, whatever is missing filled in. Raises `MessageError`."""
-    content = hashlib.sha256(raw).hexdigest()
     return complete(
         raw,
         sender=agent,
-        new_id=str(uuid.uuid5(_NAMESPACE, f"{agent}\n{text_of(name)}\n{mark.mtime_ns}\n{content}")),
+        new_id=id_of_file(agent, text_of(name), mark.mtime_ns, raw),
         timestamp=iso(changed_at(mark.mtime_ns)),
         max_bytes=most,
     )

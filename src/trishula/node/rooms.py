@@ -109,7 +109,7 @@ class Room:
         self._listener = listener
         self._life = secrets.token_hex(4)
         self._count = 0
-        self._queue: asyncio.Queue[frames.Frame] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[_Outgoing, frames.Frame]] = asyncio.Queue()
         self._mail: dict[int, _Outgoing] = {}
         self._answers: dict[str, _Outgoing] = {}
         self._done: list[_Outgoing] = []
@@ -124,7 +124,10 @@ class Room:
 
     def transmit(self, frame: frames.Frame) -> None:
         if isinstance(frame, CARRIED):
-            self._queue.put_nowait(frame)
+            item = self._outgoing_for(frame)
+            if item.seq is not None:
+                self._mail[item.seq] = item
+            self._queue.put_nowait((item, frame))
 
     def post(self, *, is_open: bool) -> None:
         """New mail goes this way, or no longer: then what lies here goes another way."""
@@ -163,19 +166,17 @@ class Room:
             batch = [await self._queue.get()]
             while not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            items = [(self._outgoing_for(frame), frames.encode(frame)) for frame in batch]
+            items = [(item, frames.encode(frame)) for item, frame in batch if self._is_wanted(item)]
             try:
                 await asyncio.to_thread(self._put, items)
             except OSError as error:
                 # It is offered again, or answered again, when nothing comes of it.
                 self._log.warning("write", f"the room of {self.peer} can't be written: {error}")
                 self._done += [item for item, _ in items]
+                self.withdraw([item.seq for item, _ in items if item.seq is not None])
                 continue
-            for item, _ in items:
-                if item.seq is None:
-                    self._answers[item.name] = item
-                else:
-                    self._mail[item.seq] = item
+            self._answers.update((item.name, item) for item, _ in items if item.seq is None)
+            self._done += [item for item, _ in items if not self._is_wanted(item)]
             self._news.set()
             if self._courier is None:
                 self._listener.tell(self.peer, frames.Posted())
@@ -241,6 +242,10 @@ class Room:
         self._count += 1
         seq = frame.seq if isinstance(frame, frames.Deliver) else None
         return _Outgoing(f"{self._life}-{self._count:010d}.json", seq, time.monotonic())
+
+    def _is_wanted(self, item: _Outgoing) -> bool:
+        """Mail may have gone another way while it waited to be written."""
+        return item.seq is None or self._mail.get(item.seq) is item
 
     def _put(self, items: Sequence[tuple[_Outgoing, bytes]]) -> None:
         for item, content in items:

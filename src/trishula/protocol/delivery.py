@@ -96,6 +96,7 @@ class Delivery:
         known = self._known.get(pending.envelope.key)
         if known is not None:
             # In custody anew: its origin may have signed it with a newer key.
+            self._bytes += pending.size - known.size
             known.seq, known.envelope, known.seal = pending.seq, pending.envelope, pending.seal
             return
         lane = self._lanes[pending.envelope.urgent]
@@ -107,6 +108,17 @@ class Delivery:
             lane.behind = True
         else:
             self._append(lane, pending)
+
+    def taken(self, pending: Pending) -> None:
+        """A fresh envelope that is being offered by a way of its own. If the window is full, it waits in the store."""
+        lane = self._lanes[pending.envelope.urgent]
+        if pending.seq <= lane.tail:
+            return  # as in `push`
+        if self._room():
+            self._known[pending.envelope.key] = self._out[pending.envelope.key] = pending
+            self._bytes += pending.size
+        else:
+            lane.behind = True
 
     def wants(self) -> Load | None:
         """The next read from the store, or None. Must be answered by `loaded`."""

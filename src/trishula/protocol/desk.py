@@ -28,6 +28,7 @@ Loop = Callable[[Instant, Line, int, Sequence[Pending]], list[Effect]]
 SPARE_MOST = 256
 """Of what a full disk did not take and a link that comes up would ask for: so many are kept."""
 _AGAIN_S = 1.0
+"""Seconds until what the disk did not take is tried again."""
 
 
 class _Wanted(NamedTuple):

@@ -18,6 +18,9 @@ import msgspec
 from trishula.protocol.errors import MessageError
 from trishula.protocol.names import PROBE, is_agent, is_message_id
 
+_FILES = bytes.fromhex("7d5c1d0a5a435c1f9f0e6f1f2b8a9c10")
+"""The namespace of ids that are made of files."""
+
 MAX_DEPTH = 64
 """Nesting that every JSON reader in use survives; deeper is refused."""
 
@@ -84,6 +87,14 @@ def inspect(payload: bytes, *, max_bytes: int) -> Message:
 def digest_of(payload: bytes) -> str:
     """SHA-256 of a payload, in hex: what `sha256sum` says of its mailbox file."""
     return hashlib.sha256(payload).hexdigest()
+
+
+def id_of_file(agent: str, name: str, mtime_ns: int, raw: bytes) -> str:
+    """The id of a message that came as a file without one (UUIDv5): who finds the file again finds the same."""
+    what = f"{agent}\n{name}\n{mtime_ns}\n{hashlib.sha256(raw).hexdigest()}"
+    digits = hashlib.sha1(_FILES + what.encode(), usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 
 def _message(value: dict[str, Any], payload: bytes) -> Message:

@@ -56,10 +56,12 @@ class Origin:
         """When the next envelope expires, in ms since 1970."""
         self._give_up_at: float | None = None
         """When to give up on what has expired, on the monotonic clock; None while that is being done."""
+        self._nodes = tuple(desk.own)
+        """Until what is for none of these has ended: nobody is in the mesh any more to take it."""
 
     def begin(self, now: Instant, open_counts: Mapping[tuple[str, str], int]) -> list[Effect]:
         self._open = Counter(open_counts)
-        return self._give_up(now, nodes=tuple(self._desk.own))
+        return self._give_up(now)
 
     # ------------------------------------------------------------ a message comes in
 
@@ -194,6 +196,8 @@ class Origin:
         ]
         self._expects(now, envelopes[0].expires_at)
         if post is not None:
+            for pending in pendings:
+                self._desk.own[post.node].taken(pending)
             return effects + self._desk.offer(now, post, self._desk.own[post.node], pendings)
         for pending in pendings:
             self._desk.own[pending.envelope.dest].push(pending)
@@ -237,10 +241,13 @@ class Origin:
         if not records:
             return []
         spare = not any(pendings)  # else it would be neither offered again nor settled
-        return [self._desk.insist(records, partial(self._settled, pendings), spare=spare)]
+        return [self._desk.insist(records, partial(self._settled, line, pendings), spare=spare)]
 
-    def _settled(self, pendings: Sequence[Pending | None], now: Instant, results: Sequence[Result]) -> list[Effect]:
+    def _settled(
+        self, line: Line, pendings: Sequence[Pending | None], now: Instant, results: Sequence[Result]
+    ) -> list[Effect]:
         effects: list[Effect] = []
+        delivered: list[Progress] = []
         for pending, result in zip(pendings, results, strict=True):
             assert isinstance(result, Settled)
             if result.progress is None:
@@ -253,10 +260,27 @@ class Origin:
                 self._desk.own[pending.envelope.dest].release(pending)
             if result.fresh:
                 effects.append(Progressed(result.progress, result.was or State.STORED))
+                if result.progress.state is State.DELIVERED:
+                    delivered.append(result.progress)
                 if result.was is State.STORED:
                     self._closed(result.progress)
         for dest in dict.fromkeys(pending.envelope.dest for pending in pendings if pending is not None):
             effects += self._desk.pump(now, dest)
+        return effects + self._ask_further(line, delivered)
+
+    def _ask_further(self, line: Line, delivered: Iterable[Progress]) -> list[Effect]:
+        """Word came by another way than the link that there is now.
+
+        It may be older than the link, and what was read meanwhile was said to nobody.
+        """
+        by_dest: dict[str, list[Progress]] = {}
+        for row in delivered:
+            by_dest.setdefault(row.dest, []).append(row)
+        effects: list[Effect] = []
+        for dest, rows in by_dest.items():
+            link = self._desk.routes.line_to(dest)
+            if link is not None and link is not line:
+                effects += self._query(link, rows)
         return effects
 
     def _closed(self, progress: Progress) -> None:
@@ -272,9 +296,13 @@ class Origin:
         assert isinstance(result, Surveyed)
         if self._desk.routes.find(line.number) is not line:
             return []
+        return self._query(line, result.progress)
+
+    @staticmethod
+    def _query(line: Line, rows: Iterable[Progress]) -> list[Effect]:
         items = [
             frames.Asked(sender=row.key.sender, to=row.key.to, id=row.key.id, digest=row.digest, state=row.state)
-            for row in result.progress
+            for row in rows
         ]
         pages = [items[start : start + frames.BATCH_COUNT] for start in range(0, len(items), frames.BATCH_COUNT)]
         return [Transmit(line.number, frames.Query(items=page)) for page in pages]
@@ -287,17 +315,17 @@ class Origin:
     def tick(self, now: Instant) -> list[Effect]:
         return [] if self._give_up_at is None or self._give_up_at > now.mono else self._give_up(now)
 
-    def _give_up(self, now: Instant, nodes: tuple[str, ...] = ()) -> list[Effect]:
-        """End what has expired; with `nodes`, also what is for none of these (rules 8, 9 and 14)."""
+    def _give_up(self, now: Instant) -> list[Effect]:
+        """End what has expired, and at first also what is for a node that has left (rules 8, 9 and 14)."""
         self._give_up_at = None
         before = now.wall - 2 * self._desk.limits.max_skew if self._desk.clock.trusted(now) else 0
-        if not nodes and (self._next_expiry is None or self._next_expiry >= before):
+        if not self._nodes and (self._next_expiry is None or self._next_expiry >= before):
             self._expects(now, self._next_expiry)
             return []
-        record = GiveUp(before, nodes, now.wall, _GIVEN_UP_AT_ONCE)
-        return [self._desk.commit([record], partial(self._given_up, nodes), partial(self._not_given_up, nodes))]
+        record = GiveUp(before, self._nodes, now.wall, _GIVEN_UP_AT_ONCE)
+        return [self._desk.commit([record], self._given_up, self._not_given_up)]
 
-    def _given_up(self, nodes: tuple[str, ...], now: Instant, results: Sequence[Result]) -> list[Effect]:
+    def _given_up(self, now: Instant, results: Sequence[Result]) -> list[Effect]:
         (result,) = results
         assert isinstance(result, Ended)
         effects: list[Effect] = []
@@ -307,13 +335,13 @@ class Origin:
             self._closed(progress)
             effects.append(Progressed(progress))
         if result.more:
-            return effects + self._give_up(now, nodes)
+            return effects + self._give_up(now)
+        self._nodes = ()
         self._next_expiry = None
         self._expects(now, result.next_expiry)
         return effects
 
-    def _not_given_up(self, nodes: tuple[str, ...], now: Instant, _error: SendError) -> list[Effect]:
-        del nodes  # after a restart, then
+    def _not_given_up(self, now: Instant, _error: SendError) -> list[Effect]:
         self._give_up_at = now.mono + _RETRY_S
         return []
 

@@ -74,7 +74,7 @@ class Post:
                 offer.delivery.lost(offer.keys)
             if late:
                 line.late += 1
-                effects += [Withdraw(line.number, late), *self._desk.pump_line(now, line)]
+                effects += [Withdraw(line.number, late), *self._desk.pump(now, node)]
         return effects
 
 

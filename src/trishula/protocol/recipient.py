@@ -284,10 +284,9 @@ class Recipient:
             if origin == self._desk.node:
                 effects += self._origin.settle(now, self._desk.routes.loopback, receipts)
                 continue
-            route = self._desk.routes.route(origin)
-            if route is not None and route.reaches:
+            if lines := self._desk.routes.to_tell(origin):
                 signed = [self._desk.trust.sign(receipt) for receipt in receipts]
-                effects.append(Transmit(route.line.number, frames.Receipts(receipts=signed)))
+                effects += [Transmit(line.number, frames.Receipts(receipts=signed)) for line in lines]
         return effects
 
     def _receipt(self, entry: Entry) -> Receipt:

@@ -134,6 +134,17 @@ class Routes:
             return self._over(dest, waiting[0], reaches=False)
         return None
 
+    def to_tell(self, node: str) -> list[Line]:
+        """Where to say what `node` would ask for when a link to it comes up.
+
+        Also on a link that is under suspicion: it may never go down, and then nobody asks.
+        """
+        route = self.route(node)
+        lines = [route.line] if route is not None and route.reaches else []
+        if self.line_to(node) is None:
+            lines += self.lines_to(node)
+        return lines
+
     def _over(self, dest: str, relay: str, *, reaches: bool) -> Route:
         line = self.line_to(relay)
         assert line is not None
