@@ -10,7 +10,6 @@ import trishula
 from trishula.cli.main import DONE
 from trishula.cli.output import age, milliseconds, print_json, print_table, size, visible
 from trishula.cli.reach import with_node
-from trishula.node.certificate import WARN_DAYS
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -40,7 +39,7 @@ def print_status(found: dict[str, Any], *, now: float) -> None:
     facts.append("clock trusted" if found["clock"]["trusted"] else "CLOCK NOT TRUSTED: nothing is given up or pruned")
     certificate = found.get("certificate")  # a node that is older than this command says nothing of it
     if certificate:
-        facts.append(_certificate(certificate["days_left"]))
+        facts.append(_certificate(certificate["days_left"], soon=certificate["ends_soon"]))
     print("; ".join(facts))
     if certificate and certificate["refused"]:
         print(visible(f"the new certificate is refused, the old one serves on: {certificate['refused']}"))
@@ -91,10 +90,10 @@ def print_status(found: dict[str, Any], *, now: float) -> None:
         print(f"\nnothing is known of the agents of {', '.join(silent)} while there is no link")
 
 
-def _certificate(days: int) -> str:
+def _certificate(days: int, *, soon: bool) -> str:
     if days < 0:
         return "CERTIFICATE OUT OF DATE: no peer takes it"
-    return f"certificate holds for {days} d" if days >= WARN_DAYS else f"CERTIFICATE ENDS IN {days} d"
+    return f"CERTIFICATE ENDS IN {days} d" if soon else f"certificate holds for {days} d"
 
 
 def _link(peer: dict[str, Any]) -> str:

@@ -98,11 +98,13 @@ class Tls:
     def status(self) -> dict[str, Any]:
         """As `trishula status` shows it."""
         shown = self.certificate
+        days = days_left(shown, _now())
         return {
             "serial": shown.serial,
             "not_before": shown.not_before,
             "not_after": shown.not_after,
-            "days_left": days_left(shown, _now()),
+            "days_left": days,
+            "ends_soon": days < WARN_DAYS,
             "refused": self.refused,
         }
 
