@@ -59,7 +59,7 @@ format: $(synced) ## let ruff mend what it can
 	ruff format .
 
 clean: ## remove .venv, the caches and the images of the hosts
-	-docker image rm --force trishula/host trishula/debian:12 2>/dev/null
+	-docker image rm --force trishula/host:12 trishula/host:13 trishula/debian:12 trishula/debian:13 2>/dev/null
 	rm -rf .venv .uv .ansible .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 $(synced): pyproject.toml uv.lock scripts/venv scripts/uv.txt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import ssl
 import subprocess
@@ -39,11 +40,11 @@ def test_a_whole_mesh_is_well_and_every_part_was_asked(three_nodes: Sandbox) -> 
     }
 
 
-def test_it_makes_no_link_and_leaves_no_warning_at_the_peer(three_nodes: Sandbox) -> None:
-    log = three_nodes.places["agni"].log
-    before = log.read_text()
+def test_it_makes_no_link_and_leaves_no_line_in_any_journal(three_nodes: Sandbox) -> None:
+    logs = [place.log for place in three_nodes.places.values()]
+    before = [log.read_text() for log in logs]
     doctor(three_nodes.places["mac"])
-    assert log.read_text() == before
+    assert [log.read_text() for log in logs] == before
 
 
 def test_what_is_wrong_is_named_with_what_to_do(tmp_path: Path) -> None:
@@ -83,6 +84,13 @@ def test_a_configuration_with_mistakes_ends_with_all_of_them(tmp_path: Path) -> 
         code, found = doctor(place)
     assert code == 1
     assert [(finding["check"], finding["state"]) for finding in found] == [("config", "failed")]
+
+
+def test_a_configuration_that_is_not_there_is_said(three_nodes: Sandbox, tmp_path: Path) -> None:
+    place = dataclasses.replace(three_nodes.places["mac"], root=tmp_path / "no-such-host")
+    code, [found] = doctor(place)
+    assert (code, found["state"]) == (1, "failed")
+    assert found["fix"] == "is the path right?"
 
 
 def test_whoami_tells_a_stranger_nothing(three_nodes: Sandbox) -> None:

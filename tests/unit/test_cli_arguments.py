@@ -41,7 +41,7 @@ def test_the_help_of_every_command_has_an_example_and_the_exit_codes(parser: arg
 def test_these_are_the_commands() -> None:
     assert [parser.prog.removeprefix("trishula").strip() for parser in ALL] == [
         "", "send", "inbox", "show", "done", "watch", "status", "trace", "ping",
-        "node", "node run", "node check", "node adopt", "sync", "demo"
+        "node", "node run", "node check", "node adopt", "doctor", "sync", "demo"
     ]  # fmt: skip
 
 

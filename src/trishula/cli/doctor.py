@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -37,6 +38,8 @@ def doctor(arguments: argparse.Namespace) -> int:
         config = load(Path(arguments.config))
     except ConfigErrors as mistakes:
         found = [_mistake(mistake) for mistake in mistakes.errors]
+        if os.path.exists(arguments.config) and not os.access(arguments.config, os.R_OK):  # noqa: PTH110 - beside access
+            found = [Finding("config", checks.FAILED, f"this user can't read {arguments.config}", "run this as root")]
     else:
         with ThreadPoolExecutor() as pool:  # they mostly wait
             answers = [pool.submit(_answer, question) for question in _questions(config, arguments.socket)]

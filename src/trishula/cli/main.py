@@ -209,7 +209,7 @@ def _add_doctor(commands: _Commands) -> None:
     doctor = commands.add(
         "doctor",
         "ask this host, its node and the way to its peers what is wrong, and say what to do about it",
-        "sudo trishula doctor\n  sudo trishula doctor --json",
+        "trishula doctor --json  # as root: it looks at credentials",
         ("doctor", "doctor"),
     )
     doctor.add_argument(

@@ -188,6 +188,7 @@ def served(host: str, port: int, on_disk: bytes) -> Finding:
     try:
         with socket.create_connection((host, port), _ANSWER_WITHIN_S) as sock, context.wrap_socket(sock) as tls:
             shown = tls.getpeercert(binary_form=True)
+            _status(tls, "/healthz", host)  # who says nothing is turned away, with a line in the journal
     except OSError as error:
         return Finding("tcp", FAILED, f"nobody answers at {host} port {port}: {_why(error)}", "see the node's journal")
     if shown != on_disk:
@@ -230,7 +231,7 @@ def _at(
         with sock, context.wrap_socket(sock, server_hostname=host) as tls:
             found.append(_validity(f"the certificate of {who}", tls.getpeercert() or {}))
             if token is not None:
-                found.append(_token(who, _status(tls, host, token)))
+                found.append(_token(who, _status(tls, "/whoami", host, f"Authorization: Bearer {token}")))
     except ssl.SSLError as error:
         fix = f"let its certificate bear the name {host} and be signed by a CA that is trusted here: run site.yml"
         found.append(Finding("tls", FAILED, f"the certificate of {who}: {_why(error)}", fix))
@@ -241,9 +242,9 @@ def _at(
     return found
 
 
-def _status(tls: ssl.SSLSocket, host: str, token: str) -> int:
-    """What the peer answers our token. No WebSocket: that would be one more link."""
-    lines = ["GET /whoami HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {token}", "Connection: close", "", ""]
+def _status(tls: ssl.SSLSocket, path: str, host: str, *headers: str) -> int:
+    """What a node answers. No WebSocket: that would be one more link."""
+    lines = [f"GET {path} HTTP/1.1", f"Host: {host}", *headers, "Connection: close", "", ""]
     tls.sendall("\r\n".join(lines).encode())
     answer = tls.recv(64)
     return int(answer.split(maxsplit=2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0
