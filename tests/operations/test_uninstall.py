@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from topology.nodes import MAILBOXES
+from topology.nodes import MAILBOXES, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,8 @@ def bare() -> Iterator[set[str]]:
     subprocess.run(docker, check=True, stdout=subprocess.DEVNULL)
     try:
         inside = ["docker", "exec", BARE]
-        subprocess.run([*inside, "systemctl", "is-system-running", "--wait"], check=False, stdout=subprocess.DEVNULL)
+        booted = [*inside, "systemctl", "is-system-running", "--wait"]
+        eventually(lambda: b"running" in subprocess.run(booted, check=False, capture_output=True).stdout, within=30)
         said = subprocess.run([*inside, "sh", "-c", PORTRAIT], check=True, capture_output=True, text=True)
         yield portrait(said.stdout)
     finally:
