@@ -1,4 +1,4 @@
-"""Converged hosts as their operator treats them: looked at, rebooted, put back from a copy, and left.
+"""Converged hosts in the hands of their operator, to the end.
 
 The last phase of Molecule's default scenario: at its end TRISHULA is gone. By hand, on the hosts that
 `molecule converge` left:
@@ -8,52 +8,24 @@ pytest tests/operations --ansible-inventory=molecule/default/inventory --connect
 
 from __future__ import annotations
 
-import re
-import subprocess
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from operations.operator import Operator
 from topology.conftest import inventory, mesh, router
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 __all__ = ["inventory", "mesh", "router"]
 
+ORDER = ["look", "new_store", "reboot", "rotation", "team", "theft", "uninstall"]
+"""Each finds what the one before left: a theft costs the laptop, and uninstalling everything."""
 
-@dataclass(frozen=True)
-class Run:
-    """How a playbook ended."""
 
-    code: int
-    output: str
-
-    @property
-    def changed(self) -> int:
-        """On all hosts."""
-        return sum(map(int, re.findall(r"^\w+ +: ok=\d+ +changed=(\d+)", self.output, re.MULTILINE)))
-
-    @property
-    def words(self) -> str:
-        """The output as one line, however it was wrapped."""
-        return " ".join(self.output.split())
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    items.sort(key=lambda item: ORDER.index(item.path.stem.removeprefix("test_")) if item.path.parent == here else -1)
 
 
 @pytest.fixture(scope="session")
-def play(inventory: Path, pytestconfig: pytest.Config) -> Callable[..., Run]:
-    """Run a playbook over these hosts: `play("status.yml", "--check")`."""
-
-    def run(name: str, *options: str) -> Run:
-        done = subprocess.run(
-            ["ansible-playbook", "--inventory", inventory, f"playbooks/{name}", *options],
-            cwd=pytestconfig.rootpath,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return Run(done.returncode, done.stdout + done.stderr)
-
-    return run
+def operator(inventory: Path, tmp_path_factory: pytest.TempPathFactory) -> Operator:
+    return Operator(inventory, tmp_path_factory.mktemp("inventory"))

@@ -12,9 +12,7 @@ from faults.breaking import paused
 from topology.nodes import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from operations.conftest import Run
+    from operations.operator import Operator
     from topology.nodes import Node
 
 
@@ -31,22 +29,22 @@ def message(mesh: dict[str, Node]) -> str:
     return message_id
 
 
-def test_status_shows_every_host_link_and_agent(mesh: dict[str, Node], play: Callable[..., Run]) -> None:
+def test_status_shows_every_host_link_and_agent(mesh: dict[str, Node], operator: Operator) -> None:
     eventually(lambda: all(node.linked() == set(mesh) - {name} for name, node in mesh.items()), within=15)
-    run = play("status.yml")
-    assert (run.code, run.changed) == (0, 0), run.output
+    run = operator.run("playbooks/status.yml")
+    assert (run.code, run.changes) == (0, 0), run.said
     for name, node in mesh.items():
         version = re.escape(node.status()["version"])
-        assert re.search(rf"{name} +ready +{version} +.* d left +.* MiB +trusted +\d+", run.words), run.output
+        assert re.search(rf"{name} +ready +{version} +.* d left +.* MiB +trusted +\d+", run.text), run.said
         for other in set(mesh) - {name}:
-            assert re.search(rf"{name} +{other} +linked", run.words), run.output
+            assert re.search(rf"{name} +{other} +linked", run.text), run.said
         for agent in node.agents:
-            assert re.search(rf"{agent.name} +{name} +(yes|no) +\d+", run.words), run.output
+            assert re.search(rf"{agent.name} +{name} +(yes|no) +\d+", run.text), run.said
 
 
-def test_a_trace_leads_from_host_to_host(message: str, play: Callable[..., Run]) -> None:
-    run = play("trace.yml", "-e", f"id={message}")
-    assert (run.code, run.changed) == (0, 0), run.output
+def test_a_trace_leads_from_host_to_host(message: str, operator: Operator) -> None:
+    run = operator.run("playbooks/trace.yml", "-e", f"id={message}")
+    assert (run.code, run.changes) == (0, 0), run.said
     steps = [
         r"mac +from mac to agni: stored, for agni",
         r"agni +from mac to agni: delivered here, from mac by direct",
@@ -57,7 +55,7 @@ def test_a_trace_leads_from_host_to_host(message: str, play: Callable[..., Run])
         r"rushabdev: trishula: nothing is known here of a message",
     ]
     for step in steps:
-        assert re.search(step, run.words), run.output
+        assert re.search(step, run.text), run.said
 
 
 def test_what_a_message_leaves_in_a_journal_is_for_who_asks_for_it(mesh: dict[str, Node], message: str) -> None:
@@ -66,31 +64,35 @@ def test_what_a_message_leaves_in_a_journal_is_for_who_asks_for_it(mesh: dict[st
     assert message not in mesh["mac"].host.check_output(f"{journal} --priority info")
 
 
-def test_a_trace_without_an_id_says_what_it_takes(play: Callable[..., Run]) -> None:
+def test_a_trace_without_an_id_says_what_it_takes(operator: Operator) -> None:
     for options in ([], ["-e", "id=../../etc/passwd"]):
-        run = play("trace.yml", *options)
+        run = operator.run("playbooks/trace.yml", *options)
         assert run.code != 0
-        assert "is no id of a message. Name one with '-e id=…'" in run.words
+        assert "is no id of a message. Name one with '-e id=…'" in run.text
 
 
 @pytest.mark.parametrize("name", ["status.yml", "trace.yml"])
-def test_a_dry_run_changes_nothing_either(play: Callable[..., Run], message: str, name: str) -> None:
-    run = play(name, "--check", "-e", f"id={message}")
-    assert (run.code, run.changed) == (0, 0), run.output
+def test_a_dry_run_changes_nothing_either(operator: Operator, message: str, name: str) -> None:
+    run = operator.run(f"playbooks/{name}", "--check", "-e", f"id={message}")
+    assert (run.code, run.changes) == (0, 0), run.said
 
 
 def test_a_host_that_is_not_there_is_named_and_the_others_are_shown(
-    mesh: dict[str, Node], message: str, play: Callable[..., Run]
+    mesh: dict[str, Node], message: str, operator: Operator
 ) -> None:
     with paused(mesh["rushabdev"]):
-        status, trace, gone = play("status.yml"), play("trace.yml", "-e", f"id={message}"), play("uninstall.yml")
+        status, trace, gone = (
+            operator.run("playbooks/status.yml"),
+            operator.run("playbooks/trace.yml", "-e", f"id={message}"),
+            operator.run("playbooks/uninstall.yml"),
+        )
     for run in (status, trace, gone):
         assert run.code != 0
-        assert run.changed == 0
-        assert re.search(r"rushabdev:? cannot be reached", run.words), run.output
-    assert re.search(r"rushabdev +UNREACHABLE", status.words)
+        assert run.changes == 0
+        assert re.search(r"rushabdev:? cannot be reached", run.text), run.said
+    assert re.search(r"rushabdev +UNREACHABLE", status.text)
     for name in ("mac", "agni"):
-        assert re.search(rf"{name} +ready", status.words)
-        assert f"{message}, as {name} knows it" in trace.words
-    assert "No host was touched." in gone.words
+        assert re.search(rf"{name} +ready", status.text)
+        assert f"{message}, as {name} knows it" in trace.text
+    assert "No host was touched." in gone.text
     eventually(lambda: all(node.linked() == set(mesh) - {name} for name, node in mesh.items()), within=15)

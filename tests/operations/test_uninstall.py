@@ -11,9 +11,7 @@ import pytest
 from topology.nodes import MAILBOXES, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from operations.conftest import Run
+    from operations.operator import Operator
     from topology.nodes import Node
 
 BARE = "trishula-bare"
@@ -78,31 +76,31 @@ def mailbox_files(node: Node) -> set[str]:
     return set(found.splitlines())
 
 
-def test_a_dry_run_says_what_would_go_and_takes_nothing(mesh: dict[str, Node], play: Callable[..., Run]) -> None:
-    run = play("uninstall.yml", "--check")
-    assert run.code == 0, run.output
-    assert run.changed > 0
+def test_a_dry_run_says_what_would_go_and_takes_nothing(mesh: dict[str, Node], operator: Operator) -> None:
+    run = operator.run("playbooks/uninstall.yml", "--check")
+    assert run.code == 0, run.said
+    assert run.changes > 0
     for name, node in mesh.items():
         assert node.status()["node"] == name
 
 
-def test_mail_that_is_on_its_way_is_not_thrown_away(mesh: dict[str, Node], play: Callable[..., Run]) -> None:
+def test_mail_that_is_on_its_way_is_not_thrown_away(mesh: dict[str, Node], operator: Operator) -> None:
     mac, agni = mesh["mac"], mesh["agni"]
     agni.host.check_output("systemctl stop trishula-node.socket trishula-node.service")
     try:
         sent = mac.run("trishula", "send", "agni", "on its way", user=mac.agents[0].user)
         assert sent.rc == 0, sent.stderr
-        run = play("uninstall.yml")
+        run = operator.run("playbooks/uninstall.yml")
     finally:
         agni.host.check_output("systemctl start trishula-node.socket trishula-node.service")
     assert run.code != 0
-    assert run.changed == 0
-    assert "mac has 1 messages that are not delivered yet" in run.words
-    assert "No host was touched" in run.words
+    assert run.changes == 0
+    assert "mac has 1 messages that are not delivered yet" in run.text
+    assert "No host was touched" in run.text
 
 
 def test_it_leaves_the_mailboxes_as_their_agents_own_and_no_other_trace(
-    mesh: dict[str, Node], bare: set[str], play: Callable[..., Run]
+    mesh: dict[str, Node], bare: set[str], operator: Operator
 ) -> None:
     kept = {name: mailbox_files(node) for name, node in mesh.items()}
     assert kept["mac"]
@@ -112,9 +110,9 @@ def test_it_leaves_the_mailboxes_as_their_agents_own_and_no_other_trace(
         "sh", "-c", f"mkdir -p {old}/inbox && touch {old}/.taken-over {old}/inbox/m1.json", user="openclaw"
     )
 
-    first = play("uninstall.yml", "-e", "drop_mail=true")
-    assert first.code == 0, first.output
-    assert first.changed > 0
+    first = operator.run("playbooks/uninstall.yml", "-e", "drop_mail=true")
+    assert first.code == 0, first.said
+    assert first.changes > 0
 
     # As it was before the move: adopt.yml had put it aside.
     home = mesh["agni"].host.check_output("find /home/openclaw/trishula* | sort").splitlines()
@@ -140,15 +138,13 @@ def said(node: Node) -> str:
     return str(run.stdout)
 
 
-def test_a_second_run_finds_nothing_to_do(play: Callable[..., Run]) -> None:
-    run = play("uninstall.yml")
-    assert (run.code, run.changed) == (0, 0), run.output
+def test_a_second_run_finds_nothing_to_do(operator: Operator) -> None:
+    run = operator.run("playbooks/uninstall.yml")
+    assert (run.code, run.changes) == (0, 0), run.said
 
 
-def test_the_mailboxes_go_when_they_are_told_to(
-    mesh: dict[str, Node], bare: set[str], play: Callable[..., Run]
-) -> None:
-    run = play("uninstall.yml", "-e", "remove_mailboxes=true")
-    assert run.code == 0, run.output
+def test_the_mailboxes_go_when_they_are_told_to(mesh: dict[str, Node], bare: set[str], operator: Operator) -> None:
+    run = operator.run("playbooks/uninstall.yml", "-e", "remove_mailboxes=true")
+    assert run.code == 0, run.said
     for name, node in mesh.items():
         assert portrait(said(node)) == bare, name

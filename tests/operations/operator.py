@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,8 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from topology.nodes import CREDENTIALS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from topology.nodes import Node
+
+AUTHORIZED = "/etc/ssh/authorized_keys.d/trishula-sync"
 
 ROOT = Path(__file__).resolve().parents[2]
 _RECAP = re.compile(r"^(\S+) +: ok=\d+ +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.MULTILINE)
@@ -29,6 +36,11 @@ class Run:
     def text(self) -> str:
         """In one line, for sentences that were broken."""
         return " ".join(self.said.split())
+
+    @property
+    def changes(self) -> int:
+        """On all hosts."""
+        return sum(self.changed.values())
 
     @property
     def changed(self) -> dict[str, int]:
@@ -84,3 +96,9 @@ class Operator:
     @property
     def generations(self) -> dict[str, Any]:
         return yaml.safe_load((self.secrets / "generations.yml").read_text())
+
+
+def kids(node: Node) -> dict[str, list[str]]:
+    """The ids of the keys that a node shares, by peer."""
+    keys = json.loads(node.read(f"{CREDENTIALS}/keys.json"))
+    return {peer: [key["kid"] for key in pair] for peer, pair in keys.items()}
