@@ -13,6 +13,7 @@ from faults.breaking import paused
 from faults.stream import Stream
 from operations.operator import kids
 from topology.nodes import CREDENTIALS, SERVICE, eventually
+from topology.overheard import note as note_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +78,7 @@ def test_all_secrets_are_rotated_under_a_stream_and_none_is_said(
         assert not [word for word in new | old[name] if word in run.said]
         assert complaints(node, since) == ""
     assert (operator.secrets / "mesh.yml").read_text().split("mesh_secret: ")[1].split()[0] not in run.said
-    note(mesh.values(), operator.secrets.parent)
+    note_secrets(mesh.values(), operator.inventory)
     eventually(lambda: stream.healthy(since=since), within=15)
 
 
