@@ -46,7 +46,7 @@ lint: $(synced) ## ruff, mypy --strict, yamllint, ansible-lint, shellcheck
 	mypy
 	yamllint --strict .
 	ansible-lint
-	shellcheck -x scripts/engine scripts/base-image scripts/venv scripts/test scripts/overheard scripts/brief .ci/run $(lab)/router
+	shellcheck -x scripts/engine scripts/base-image scripts/venv scripts/test scripts/overheard .ci/run $(lab)/router
 
 unit: $(synced) ## the Python tests alone, without Docker
 	pytest
