@@ -1,51 +1,22 @@
-"""Whoever runs the playbooks: with an inventory of their own to edit, and an eye on what each run says it changed."""
+"""Whoever runs the playbooks, with an inventory of their own to edit."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from topology.nodes import CREDENTIALS
+from topology.playbooks import Run, play
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from topology.nodes import Node
 
 AUTHORIZED = "/etc/ssh/authorized_keys.d/trishula-sync"
-
-ROOT = Path(__file__).resolve().parents[2]
-_RECAP = re.compile(r"^(\S+) +: ok=\d+ +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What ansible-playbook said, and how it ended."""
-
-    code: int
-    said: str
-
-    @property
-    def text(self) -> str:
-        """In one line, for sentences that were broken."""
-        return " ".join(self.said.split())
-
-    @property
-    def changes(self) -> int:
-        """On all hosts."""
-        return sum(self.changed.values())
-
-    @property
-    def changed(self) -> dict[str, int]:
-        """How many tasks changed something, by host."""
-        return {host: int(changed) for host, changed, *_ in _RECAP.findall(self.said)}
 
 
 class Operator:
@@ -64,17 +35,7 @@ class Operator:
 
     def run(self, playbook: str, *options: str) -> Run:
         """Run a playbook to its end, whatever that is."""
-        ended = subprocess.run(
-            ["ansible-playbook", "-i", self.inventory, playbook, *options],
-            cwd=ROOT,
-            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "COLUMNS": "200"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        return Run(ended.returncode, ended.stdout)
+        return play(playbook, *options, inventory=self.inventory)
 
     def succeed(self, playbook: str, *options: str) -> Run:
         run = self.run(playbook, *options)

@@ -77,6 +77,23 @@ def test_a_dry_run_changes_nothing_either(operator: Operator, message: str, name
     assert (run.code, run.changes) == (0, 0), run.said
 
 
+@pytest.mark.parametrize("playbook", ["site.yml", "playbooks/adopt.yml", "playbooks/upgrade.yml"])
+def test_what_changes_hosts_does_not_begin_while_one_is_not_there(
+    mesh: dict[str, Node], operator: Operator, playbook: str
+) -> None:
+    with paused(mesh["rushabdev"]):
+        run = operator.run(playbook)
+    assert run.code != 0
+    assert run.changes == 0
+    assert "rushabdev cannot be reached" in run.text, run.said
+    eventually(lambda: all(node.linked() == set(mesh) - {name} for name, node in mesh.items()), within=15)
+
+
+def test_to_move_in_where_nothing_old_stands_is_nothing_to_do(operator: Operator) -> None:
+    for options in (["--check"], ["--check", "-e", "adopt=true"], []):
+        assert operator.succeed("playbooks/adopt.yml", *options).changes == 0
+
+
 def test_a_host_that_is_not_there_is_named_and_the_others_are_shown(
     mesh: dict[str, Node], message: str, operator: Operator
 ) -> None:

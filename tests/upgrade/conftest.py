@@ -7,69 +7,35 @@ pytest tests/upgrade --ansible-inventory=molecule/upgrade/inventory --connection
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
 from faults.stream import Stream
 from topology.conftest import inventory, mesh
 from topology.nodes import eventually
+from topology.playbooks import ROOT, Run, play
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from topology.nodes import Node
 
 __all__ = ["inventory", "mesh"]
 
-ROOT = Path(__file__).parents[2]
 
+class Upgrade(Protocol):
+    """Brings the mesh to the release of a tree."""
 
-@dataclass(frozen=True)
-class Run:
-    """A playbook that has ended."""
-
-    code: int
-    said: str
-
-    @property
-    def changed(self) -> list[int]:
-        """How many tasks have changed something, host by host."""
-        return [int(count) for count in re.findall(r"\bchanged=(\d+)", self.said)]
-
-
-Upgrade = Callable[[Path], Run]
+    def __call__(self, tree: Path, *options: str) -> Run: ...
 
 
 @pytest.fixture(scope="session")
 def upgrade(inventory: Path) -> Upgrade:
-    """Bring the mesh to the release of a tree."""
-
-    def run(tree: Path) -> Run:
-        ended = subprocess.run(
-            ["ansible-playbook", f"--inventory={inventory}", "playbooks/upgrade.yml"],
-            cwd=tree,
-            env={
-                **os.environ,
-                "ANSIBLE_CONFIG": str(tree / "ansible.cfg"),
-                "PATH": f"{os.environ['PATH']}:{ROOT / '.uv' / 'bin'}",
-                "COLUMNS": "1000",
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        return Run(ended.returncode, ended.stdout)
-
-    return run
+    return lambda tree, *options: play("playbooks/upgrade.yml", *options, inventory=inventory, tree=tree)
 
 
 @pytest.fixture(scope="session")
