@@ -6,8 +6,11 @@ import re
 from typing import TYPE_CHECKING
 
 from topology.nodes import SERVICE, TLS, eventually
+from topology.playbooks import play
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from faults.stream import Stream
     from topology.nodes import Node
 
@@ -139,3 +142,16 @@ def test_nothing_of_the_stream_was_lost_or_doubled(mesh: dict[str, Node], stream
     lost, too_many = stream.lost_and_doubled(within=15)
     assert not lost
     assert not too_many
+
+
+def test_uninstalled_it_leaves_no_certbot_no_timer_and_no_rule(agni: Node, inventory: Path) -> None:
+    run = play("playbooks/uninstall.yml", "-e", "drop_mail=true", inventory=inventory)
+    assert run.code == 0, run.said
+    assert rules(agni) == set()
+    for trace in (
+        "dpkg-query --show certbot",
+        "systemctl cat trishula-renew.timer",
+        "ls /etc/trishula",
+        "ls /etc/letsencrypt",
+    ):
+        assert agni.host.run(trace).rc != 0, trace
