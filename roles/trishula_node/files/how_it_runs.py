@@ -2,11 +2,11 @@
 
     python3 - LABEL PLIST FILE... <how_it_runs.py
 
-The plist is read when the agent is loaded, the files when the process starts. Times of processes have whole seconds: what was
-changed in the very second of a start counts as older, for no run restarts that fast.
+The plist is read when the agent is loaded, the files when the process starts. Times of processes have whole seconds:
+what was changed in the very second of a start counts as older, for no run restarts that fast.
 """
 
-# ruff: noqa: INP001, S603, S607, T201 - it is piped into an interpreter
+# ruff: noqa: INP001, S603, T201 - it is piped into an interpreter
 from __future__ import annotations
 
 import os
