@@ -338,7 +338,28 @@ def test_what_does_not_come_up_goes_back_to_what_it_ran_with(installed: FakeMac)
     assert "can't listen on 192.0.2.77" in said
     assert (mac.own / "node.toml").read_text() == before
     assert mac.status()["ready"] is True
-    assert mac.calls() == ["kickstart", "bootout", "enable", "bootstrap"]
+    assert mac.calls()[-3:] == ["bootout", "enable", "bootstrap"]
+
+
+def test_its_secrets_are_rotated_by_three_restarts(installed: FakeMac) -> None:
+    mac = installed
+    mac.calls()
+    said = mac.play("rotate_secrets", options=("-e", "rotate=mac", "-e", "older_than=0"))
+    assert mac.rc == 0, said
+    assert mac.calls() == ["kickstart"] * 3
+
+
+def test_who_leaves_is_stopped_for_good_and_comes_back_by_the_site(installed: FakeMac) -> None:
+    mac = installed
+    mac.calls()
+    hosts = mac.folder / "leaving.yml"
+    hosts.write_text(yaml.safe_dump({"trishula_leaving": {"hosts": {"mac": None}}}))
+    said = mac.play("leave", options=("-i", str(hosts)))
+    assert mac.rc == 0, said
+    assert mac.calls() == ["bootout", "disable"]
+    said = mac.play("deploy")
+    assert mac.rc == 0, said
+    assert mac.calls() == ["enable", "bootstrap"]
 
 
 def test_it_is_taken_off_again_and_the_mailboxes_stay(installed: FakeMac) -> None:  # the last to have that one
