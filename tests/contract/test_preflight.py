@@ -71,7 +71,11 @@ def test_the_inventory_may_say_what_to_do_about_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answers", "what_to_do"),
     [
-        ({"uname": "Darwin", "id": "0"}, "mac is a Mac. A node runs on Debian or Ubuntu so far"),
+        (
+            {"uname": "Darwin", "id": "0"},
+            "mac is a Mac. A node runs on Debian or Ubuntu, or on a Mac that is in the group trishula_macos",
+        ),
+        ({"uname": "OpenBSD", "id": "0"}, "mac is neither a Linux nor a Mac."),
         ({"python3": "3.10", "id": "0"}, "mac has Python 3.10; a node needs 3.11 or newer"),
         ({"id": "1000"}, "On mac we are user id 1000, and installing a node takes root. Set 'ansible_become: true'"),
     ],

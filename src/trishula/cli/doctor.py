@@ -95,7 +95,8 @@ def _rights(config: Config) -> list[Finding]:
 
 
 def _rsync_keys(config: Config) -> list[str]:
-    return sorted({key for peer in config.peers.values() if peer.sync != "none" for key in peer.sync.split("+")})
+    syncs = {peer.sync for peer in config.peers.values()} - {"none", "never"}
+    return sorted({key for sync in syncs for key in sync.split("+")})
 
 
 def _mailbox(config: Config, agent: AgentConfig) -> list[Finding]:

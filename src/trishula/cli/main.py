@@ -6,10 +6,12 @@ import argparse
 import contextlib
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
 from trishula import __version__
+from trishula.places import HERE
 from trishula.protocol.errors import TrishulaError
 
 DONE, FAILED, USAGE, UNREACHABLE, TIMED_OUT = range(5)
@@ -18,7 +20,7 @@ _BROKEN_PIPE = 128 + 13
 
 _CODES = {"unreachable": UNREACHABLE, "timed_out": TIMED_OUT, "usage": USAGE}
 
-CONFIG = "/etc/trishula/node.toml"
+CONFIG = HERE.config
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed with a reason, 2 wrong usage, 3 node not reachable, 4 timed out"
 
@@ -182,21 +184,20 @@ def _add_node(commands: _Commands) -> None:
     run = actions.add(
         "run",
         "run the node until SIGTERM or SIGINT",
-        "trishula node run --config /etc/trishula/node.toml",
+        f"trishula node run --config {shlex.quote(str(CONFIG))}",
         ("node", "run"),
     )
     check = actions.add(
         "check",
         "say whether a node could start with this configuration, or what is wrong with it",
-        "trishula node check --config /etc/trishula/node.toml",
+        f"trishula node check --config {shlex.quote(str(CONFIG))}",
         ("node", "check"),
     )
     adopt = actions.add(
         "adopt",
         "say that the store was put back from a copy: peers forget what the node said before, and it takes stock of"
         " its mailboxes at its next start",
-        "trishula node adopt --config /etc/trishula/node.toml\n"
-        "  # before: systemctl stop trishula-node.socket trishula-node.service; and start them again",
+        f"trishula node adopt --config {shlex.quote(str(CONFIG))}\n  # before: {HERE.stop}; and start them again",
         ("node", "adopt"),
     )
     for parser in (run, check, adopt):
@@ -223,7 +224,7 @@ def _add_sync(commands: _Commands) -> None:
     sync = commands.add(
         "sync",
         "run rsync once with every peer: what a timer does where the node works by files alone",
-        "trishula sync --config /etc/trishula/node.toml",
+        f"trishula sync --config {shlex.quote(str(CONFIG))}",
         ("sync", "sync"),
     )
     sync.add_argument("--config", required=True, metavar="node.toml")
@@ -246,7 +247,7 @@ def _add_demo(commands: _Commands) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--socket", metavar="PATH", help="the node's socket (default: $TRISHULA_SOCKET, else /run/trishula/node.sock)"
+        "--socket", metavar="PATH", help=f"the node's socket (default: $TRISHULA_SOCKET, else {HERE.socket})"
     )
     parser.add_argument("--agent", metavar="NAME", help="speak for this agent: its socket beside the default one")
     _add_json(parser)

@@ -14,12 +14,13 @@ from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from trishula.client.errors import NodeUnreachable
+from trishula.places import HERE
 from trishula.protocol.agent_frames import VERSION, AgentReply, Greeting, decode_reply
 from trishula.protocol.backoff import full_jitter
 from trishula.protocol.errors import FrameError
 
 SOCKET_VARIABLE = "TRISHULA_SOCKET"
-DEFAULT_SOCKET = "/run/trishula/node.sock"
+DEFAULT_SOCKET = str(HERE.socket)
 
 _RETRY_BASE = 0.1
 _UNAUTHORIZED = 401
@@ -54,7 +55,7 @@ async def dial(endpoint: Endpoint, *, timeout: float) -> tuple[ClientConnection,
     except (TimeoutError, ConnectionClosed, FrameError) as error:
         why = f"did not answer within {timeout:g} s" if isinstance(error, TimeoutError) else f"hung up ({error})"
         raise NodeUnreachable(
-            f"the node at {endpoint} {why}", value=str(endpoint), fix="see `journalctl -u trishula-node` on its host"
+            f"the node at {endpoint} {why}", value=str(endpoint), fix=f"see `{HERE.log}` on its host"
         ) from error
     finally:
         if connection is not None:
@@ -113,7 +114,7 @@ class Socket:
     def _fix(error: Exception) -> str:
         if isinstance(error, PermissionError):
             return "this user may not open it; use your own agent's socket, or join the group that owns this one"
-        return f"start the node (systemctl start trishula-node), or name its socket with --socket or {SOCKET_VARIABLE}"
+        return f"start the node ({HERE.start}), or name its socket with --socket or {SOCKET_VARIABLE}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ _ACCEPTED = (200, 426)
 """What a node answers whom it knows: who that is, or, an older one, that it wants a WebSocket."""
 _UNAUTHORIZED = 401
 _NEARLY_FULL = 0.9
+_SET_CLOCK = "sudo sntp -sS time.apple.com" if sys.platform == "darwin" else "timedatectl set-ntp true"
 _GROUPS_OWN = 0o2070
 """A folder in which a group does as it likes, and whose files are the group's."""
 
@@ -296,7 +297,7 @@ def _clock(status: Mapping[str, Any], max_skew_ms: int) -> Finding:
     offsets = {who: said["offset_ms"] for who, said in status["peers"].items() if said["offset_ms"] is not None}
     told = ", ".join(f"{offset:+.0f} ms from {who}" for who, offset in offsets.items())
     worst = max(map(abs, offsets.values()), default=0)
-    fix = "`timedatectl set-ntp true` on both hosts"
+    fix = f"`{_SET_CLOCK}` on both hosts"
     if worst > max_skew_ms or not status["clock"]["trusted"]:
         return Finding("clock", FAILED, f"the clock is not trusted ({told or 'no peer to compare it with'})", fix)
     if worst > APART_MS:

@@ -12,19 +12,13 @@ from urllib.parse import urlsplit
 
 from trishula.node.credentials import Credentials, load_credentials
 from trishula.node.toml_table import Table
+from trishula.places import HERE
 from trishula.protocol.directory import Directory
 from trishula.protocol.errors import ConfigError
 from trishula.protocol.limits import Limits
 from trishula.protocol.names import is_agent
 
-_USUAL_CREDENTIALS = Path("/etc/trishula/credentials")
-"""Where root finds them who checks the configuration by hand; a unit is given its own copy."""
-
-_SOCKET_PATH_LIMIT = 107
-"""Bytes of a Unix socket's path on Linux (sun_path is 108 with its end); macOS has 103."""
-
-
-Sync = Literal["none", "push", "push+pull"]
+Sync = Literal["none", "push", "push+pull", "never"]
 Transport = Literal["websocket", "files"]
 
 
@@ -58,7 +52,7 @@ class PeerConfig:
     always_on: bool
     agents: tuple[str, ...]
     sync: Sync
-    """What rsync is to carry between it and us, on our initiative."""
+    """What rsync is to carry between it and us, on our initiative; `never`: nor on its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +120,8 @@ def load(path: Path, credentials_dir: Path | None = None, *, secrets: bool = Tru
 def _read(root: Table, credentials_dir: Path | None, *, secrets: bool) -> Config:
     node, listen, tls, limits = (root.table(key) for key in ("node", "listen", "tls", "limits"))
     name = node.checked("name", node.text("name"), is_agent, "a-z 0-9 - (at most 63, not `all`)")
-    state_dir = _absolute(node, "state_dir", node.text("state_dir", "/var/lib/trishula"))
-    runtime_dir = _absolute(node, "runtime_dir", node.text("runtime_dir", "/run/trishula"))
+    state_dir = _absolute(node, "state_dir", node.text("state_dir", str(HERE.state)))
+    runtime_dir = _absolute(node, "runtime_dir", node.text("runtime_dir", str(HERE.runtime)))
     mailbox_dir = _absolute(node, "mailbox_dir", node.text("mailbox_dir", str(state_dir / "mailboxes")))
     agents = _agents(root, runtime_dir)
     peers = _peers(root, name)
@@ -173,12 +167,12 @@ def _agents(root: Table, runtime_dir: Path) -> dict[str, AgentConfig]:
         )
         entry.done()
     longest = max((os.fsencode(runtime_dir / f"{name}.sock") for name in [*agents, "node"]), key=len)
-    if len(longest) > _SOCKET_PATH_LIMIT:
+    if len(longest) > HERE.socket_path_limit:
         root.wrong(
             "node.runtime_dir",
             str(runtime_dir),
             f"node.runtime_dir makes {longest.decode()} {len(longest)} bytes long",
-            f"use a shorter one: a Unix socket's path has at most {_SOCKET_PATH_LIMIT} bytes",
+            f"use a shorter one: a Unix socket's path has at most {HERE.socket_path_limit} bytes",
         )
     if not agents:
         root.wrong("agents", None, "no agent lives here", "add a table [agents.NAME]")
@@ -216,8 +210,8 @@ def _fallback(root: Table) -> FallbackConfig | None:
     if not root.has("fallback"):
         return None
     table = root.table("fallback")
-    folder = _absolute(table, "dir", table.text("dir", "/var/lib/trishula/fallback"))
-    ssh_config = _absolute(table, "ssh_config", table.text("ssh_config", "/etc/trishula/fallback/ssh_config"))
+    folder = _absolute(table, "dir", table.text("dir", str(HERE.state / "fallback")))
+    ssh_config = _absolute(table, "ssh_config", table.text("ssh_config", str(HERE.fallback / "ssh_config")))
     table.done()
     return FallbackConfig(folder, ssh_config)
 
@@ -296,8 +290,9 @@ def _credentials(
     if not secrets:
         return Credentials.none()
     given = directory or configured or os.environ.get("CREDENTIALS_DIRECTORY")
-    if not given and _USUAL_CREDENTIALS.is_dir():
-        given = _USUAL_CREDENTIALS
+    # Who checks the configuration by hand finds them there; a unit is given its own copy.
+    if not given and HERE.credentials.is_dir():
+        given = HERE.credentials
     if not given:
         node.wrong(
             "credentials_dir",

@@ -28,7 +28,7 @@ _VANISHED = 24
 
 def courier_to(config: Config, peer: PeerConfig) -> Courier | None:
     """For a peer with which rsync is ours to run."""
-    if config.fallback is None or peer.sync == "none":
+    if config.fallback is None or peer.sync in ("none", "never"):
         return None
     return Courier(peer.name, config.fallback.dir / peer.name, config.fallback.ssh_config, peer.sync == "push+pull")
 

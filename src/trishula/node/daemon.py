@@ -170,6 +170,8 @@ class Node:
         if fallback is None:
             return
         for number, peer in enumerate(self.config.peers.values(), 1):
+            if peer.sync == "never":
+                continue
             folder = fallback.dir / peer.name
             courier = courier_to(self.config, peer) if self.config.transport == "websocket" else None
             self.hub.rooms[-number] = Room(peer.name, folder, -number, courier, self.hub)

@@ -21,6 +21,7 @@ from queue import SimpleQueue
 from typing import Any, Self, TypeVar
 
 from trishula.node.database import SqlRows, StoreError, connect, prepare, recognize, renew, used_bytes
+from trishula.places import HERE
 from trishula.protocol.errors import SendError
 from trishula.protocol.ledger import apply
 from trishula.protocol.records import Record, Result
@@ -236,6 +237,6 @@ def _lock(path: Path) -> int:
         raise StoreError(
             f"another node is running on {path.parent}",
             key=str(path),
-            fix="stop it (systemctl stop trishula-node.socket trishula-node.service), or check node.state_dir",
+            fix=f"stop it ({HERE.stop}), or check node.state_dir",
         ) from None
     return descriptor
