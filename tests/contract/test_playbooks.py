@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from typing import TYPE_CHECKING, Any
 
 from tests.contract.conftest import MODULES, ROLES, ROOT, all_tasks, load, plays
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def test_every_play_stops_at_the_first_error() -> None:
@@ -148,3 +152,19 @@ def test_every_file_has_an_owner_and_rights() -> None:
             arguments = task.data[task.module]
             if arguments.get("state") not in ("link", "absent"):
                 assert "mode" in arguments, task
+
+
+def strings(data: Any) -> Iterator[str]:
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, dict | list):
+        for item in data.values() if isinstance(data, dict) else data:
+            yield from strings(item)
+
+
+def test_a_line_break_in_an_expression_is_one() -> None:
+    """Ansible doubles a backslash in {{ }}: only YAML's double quotes make a line break of a \\n there."""
+    for path in [*(ROOT / "roles").rglob("*.yml"), *(ROOT / "playbooks").rglob("*.yml")]:
+        for text in strings(load(path)):
+            for expression in re.findall(r"\{\{(.*?)\}\}", text, re.DOTALL):
+                assert "\\n" not in expression or "--showformat" in expression, (path, expression)
