@@ -54,8 +54,11 @@ def status(answers: Answers, now: float) -> str:
     return "\n\n".join(_table(rows) for rows in (hosts, links, agents) if len(rows) > 1)
 
 
-def status_problems(answers: Answers, now: float) -> list[str]:
-    """A line for everything that is not as it should be, the hosts that can't be reached first."""
+def status_problems(answers: Answers, now: float, links: bool = True) -> list[str]:  # noqa: FBT001, FBT002 - a filter
+    """A line for everything that is not as it should be, the hosts that can't be reached first.
+
+    ``links``: whether there are to be any; with files alone there are none.
+    """
     nodes = _nodes(answers)
     down: set[tuple[str, ...]] = set()
     found = [f"{host} cannot be reached: {answer['why_not']}" for host, answer in answers.items() if answer["why_not"]]
@@ -70,9 +73,14 @@ def status_problems(answers: Answers, now: float) -> list[str]:
             found.append(f"the node on {host} is not ready: {node['problem']}")
         if not node["clock"]["trusted"]:
             found.append(f"the clock of {host} is not trusted: 'timedatectl' there")
-        days = _days(answer, now)
+        served = node.get("certificate", {})
+        if served.get("refused"):
+            found.append(f"{host} refuses the certificate that was put there: {served['refused']}")
+        days = served.get("days_left", _days(answer, now))
         if days is not None and days < CERTIFICATE_WARN_DAYS:
             found.append(f"the certificate of {host} ends in {days} days: run site.yml")
+        if not links:
+            continue
         # Who does not answer has been named, and is linked to nobody.
         others = [name for name, peer in node["peers"].items() if name in nodes or name not in answers]
         down |= {tuple(sorted((host, name))) for name in others if not node["peers"][name]["linked"]}

@@ -123,12 +123,12 @@ class Node:
         found = {entry["key"] for pair in keys.values() for entry in pair}
         found |= set(json.loads(self.read(f"{CREDENTIALS}/dial.json")).values())
         found |= {self.read(f"/etc/trishula/agents/{agent.name}.token").decode().strip() for agent in self.agents}
-        pem = (
-            self.output(f"cat {TLS}/node.key /etc/trishula/fallback/push /etc/trishula/fallback/pull")
-            .decode()
-            .splitlines()
-        )
-        return found | {line for line in pem if not line.startswith("-----")}
+        return found | self.private_keys()
+
+    def private_keys(self) -> set[str]:
+        """Of TLS and ssh, line by line."""
+        pem = self.output(f"cat {TLS}/node.key /etc/trishula/fallback/push /etc/trishula/fallback/pull").decode()
+        return {line for line in pem.splitlines() if not line.startswith("-----")}
 
 
 _CONNECT = """

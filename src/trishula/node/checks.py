@@ -100,7 +100,8 @@ def firewall(port: int) -> Finding:
     tool = shutil.which("ufw", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if tool is None:
         return Finding("firewall", SKIPPED, "there is no ufw here")
-    run = subprocess.run([tool, "status"], capture_output=True, text=True, check=False)  # noqa: S603 - found by name
+    english = {**os.environ, "LC_ALL": "C"}
+    run = subprocess.run([tool, "status"], env=english, capture_output=True, text=True, check=False)  # noqa: S603 - found by name
     if run.returncode:
         return Finding("firewall", SKIPPED, f"ufw does not answer: {_first_line(run.stderr)}", "run this as root")
     if "Status: active" not in run.stdout:
@@ -193,7 +194,8 @@ def served(host: str, port: int, on_disk: bytes) -> Finding:
     except OSError as error:
         return Finding("tcp", FAILED, f"nobody answers at {host} port {port}: {_why(error)}", "see the node's journal")
     if shown != on_disk:
-        return Finding("tls", FAILED, "the node serves another certificate than is on the disk", "restart the node")
+        fix = "systemctl reload trishula-node; `trishula status` says why if it is refused"
+        return Finding("tls", FAILED, "the node serves another certificate than is on the disk", fix)
     return Finding("tls", OK, "the node serves the certificate that is on the disk")
 
 
@@ -284,7 +286,7 @@ def running(status: Mapping[str, Any], max_skew_ms: int, always_on: Mapping[str,
         if said["linked"]:
             found.append(Finding("link", OK, f"{who} is linked"))
         else:
-            state = FAILED if always_on[who] else WARNING
+            state = FAILED if always_on.get(who, False) else WARNING
             found.append(Finding("link", state, f"{who} is not linked", "run `trishula doctor` there, too"))
     used, limit = status["store"]["used"], status["store"]["limit"]
     if used > _NEARLY_FULL * limit:
