@@ -98,7 +98,7 @@ def load(path: Path) -> Any:
 
 def filters(name: str) -> ModuleType:
     """The filter plugin of a role or of the playbooks, as a module."""
-    (path,) = ROOT.glob(f"*/**/filter_plugins/{name}.py")
+    (path,) = (path for folder in ("roles", "playbooks") for path in (ROOT / folder).rglob(f"filter_plugins/{name}.py"))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
