@@ -183,7 +183,7 @@ def test_a_secret_that_was_copied_from_another_mesh_stops_all(tmp_path: Path) ->
         said = preflight(tmp_path, {"mac": lives("mac")}, id="0")
     finally:
         shutil.rmtree(theirs.parents[1])
-    assert f"{ours}/mesh.yml is a copy of {theirs}/mesh.yml" in said
+    assert f"The mesh secret in {ours}/mesh.yml is also in {theirs}/mesh.yml" in said
 
 
 def test_a_full_disk_and_a_name_that_is_not_known_are_named(tmp_path: Path) -> None:
