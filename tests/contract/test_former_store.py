@@ -120,6 +120,18 @@ def test_a_store_that_was_put_back_is_no_restored_one_and_keeps_its_incarnation(
     assert start_with_this_release(folder) == "i"
 
 
+def test_after_two_changes_that_were_not_proved_the_way_back_leads_to_before_the_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_with_this_release(folder)
+    with monkeypatch.context() as next_release:
+        next_release.setattr(database, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+        next_release.setattr(database, "resources", OneStepMore())
+        start_with_this_release(folder)
+    assert put_back(folder)["changed"] is True
+    assert seen(folder) == (1, ["before"])
+
+
 class OneStepMore:
     """The schema of a release that is yet to come."""
 
