@@ -85,8 +85,8 @@ def prepare(path: Path, node: str) -> str:
 def _keep_former(db: sqlite3.Connection, path: Path, version: int) -> None:
     """Copy the store to `former.db` beside it, before its format changes: the release before can't read the new one.
 
-    `roles/trishula_node/library/trishula_former_store.py` puts it back. One that is there is of an earlier change that has
-    not proved itself, and is what the way back leads to. Raises `StoreError` where it can't be made.
+    `roles/trishula_node/library/trishula_former_store.py` puts it back. One that is there is of an earlier change that
+    has not proved itself, and is what the way back leads to. Raises `StoreError` where it can't be made.
     """
     former = path.with_name("former.db")
     if former.exists():
