@@ -93,8 +93,9 @@ def _read(path: Path, status: os.stat_result) -> Message | None:
         return None
     message = Message(fields)
     message.setdefault("from", "")
-    # Where the node takes in what is unsigned, it calls it so.
-    message.setdefault("id", id_of_file(str(message["from"]), path.name, status.st_mtime_ns, raw))
+    if "id" not in message:
+        # Where the node takes in what is unsigned, it calls it so.
+        message["id"] = id_of_file(str(message["from"]), path.name, status.st_mtime_ns, raw)
     message.raw = raw.strip()
     message.meta = Meta(
         from_node="",

@@ -91,7 +91,7 @@ def digest_of(payload: bytes) -> str:
 
 def id_of_file(agent: str, name: str, mtime_ns: int, raw: bytes) -> str:
     """The id of a message that came as a file without one (UUIDv5): who finds the file again finds the same."""
-    what = f"{agent}\n{name}\n{mtime_ns}\n{hashlib.sha256(raw).hexdigest()}"
+    what = f"{agent}\n{name}\n{mtime_ns}\n{digest_of(raw)}"
     digits = hashlib.sha1(_FILES + what.encode(), usedforsecurity=False).hexdigest()
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
