@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -58,6 +60,7 @@ def test_what_a_killed_rsync_left_goes_and_so_does_what_was_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rooms, "_READ_S", 0.0)
+    monkeypatch.setattr(rooms, "_HEARD_S", 0.0)
     monkeypatch.setattr(rooms, "_LOOK_EVERY_IDLE_S", 0.05)
     incoming = tmp_path / "in"
     incoming.mkdir()
@@ -68,6 +71,24 @@ def test_what_a_killed_rsync_left_goes_and_so_does_what_was_read(
     asyncio.run(live(room, lambda: not list(incoming.iterdir()), "all is gone"))
     assert ear.heard_frames == [frames.Ack(seq=7)]
     assert list((tmp_path / "rejected").iterdir()) == []
+
+
+def test_what_came_long_ago_is_read_once_more_after_a_restart_and_then_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rooms, "_HEARD_S", 0.0)
+    monkeypatch.setattr(rooms, "_LOOK_EVERY_IDLE_S", 0.05)
+    incoming = tmp_path / "in"
+    incoming.mkdir()
+    file = incoming / "1-0000000001.json"
+    file.write_bytes(frames.encode(frames.Ack(seq=7)))
+    ear = Ear()
+    asyncio.run(live(Room("agni", tmp_path, -1, None, ear), lambda: bool(ear.heard_frames), "it is read"))
+    assert file.exists()
+    later = SimpleNamespace(monotonic=time.monotonic, time_ns=lambda: time.time_ns() + 300 * 10**9)
+    monkeypatch.setattr(rooms, "time", later)
+    asyncio.run(live(Room("agni", tmp_path, -1, None, ear), lambda: not file.exists(), "it is gone"))
+    assert ear.heard_frames == [frames.Ack(seq=7)] * 2
 
 
 def test_a_peer_whose_files_fill_its_room_is_fetched_from_no_more_and_status_says_so(
@@ -110,7 +131,7 @@ def test_rsync_carries_nothing_that_is_just_being_written(tmp_path: Path) -> Non
     for name in (".trishula-1.json", "1.json"):
         (tmp_path / "out" / name).write_text("{}")
     courier = Courier("agni", tmp_path, tmp_path / "ssh_config", pulls=False)
-    assert asyncio.run(courier._run(f"{tmp_path}/out/", f"{tmp_path}/there/")) == ""
+    assert asyncio.run(courier._run(f"{tmp_path}/out/", f"{tmp_path}/there/", dry=False)) == ""
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["1.json"]
 
 

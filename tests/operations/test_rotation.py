@@ -37,7 +37,7 @@ def stream(mesh: dict[str, Node]) -> Iterator[Stream]:
 
 def complaints(node: Node, since: float) -> str:
     """What a node wrote of mail, receipts or peers that it did not believe."""
-    journal = f"journalctl --quiet --no-pager --output cat --unit {SERVICE} --since @{since:.0f}"
+    journal = f"journalctl --quiet --no-pager --output short-precise --unit {SERVICE} --since @{since:.0f}"
     return node.host.run(f"{journal} --grep '{COMPLAINTS}'").stdout
 
 

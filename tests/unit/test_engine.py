@@ -358,6 +358,14 @@ def test_a_receipt_for_what_was_never_sent_is_told_and_ignored() -> None:
     assert bench.disk.sent == {}
 
 
+def test_a_late_receipt_for_a_probe_is_no_news() -> None:
+    """A probe is forgotten when nobody waits for it; its answer may lie in a room of rsync for minutes."""
+    bench = origin()
+    forgotten = replace(envelope(LETTER), key=Key(PROBE, "p1", PROBE))
+    bench.hear(LINK, frames.Receipts(receipts=[signed(receipt(forgotten))]))
+    assert warnings(bench.commit()) == ""
+
+
 def test_the_same_receipt_twice_is_one_answer() -> None:
     bench = origin()
     stored(bench, "m1")

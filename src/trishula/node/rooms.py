@@ -3,8 +3,8 @@
     hub ── transmit ──► out/ ═══ rsync ═══► in/ (there) ── heard ──► hub
 
 A file holds one frame, as it would have gone over a link. Mail stays in `out/` until its frame is acknowledged; an
-answer until it was pushed, or until nobody can want it any more. What comes is read once, remembered by its name and
-kept a while, so that rsync does not bring it again.
+answer until it was pushed, or until nobody can want it any more. What comes is read once in a node's life, remembered
+by its name and kept a while, so that rsync does not bring it again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from trishula.protocol.errors import FrameError
 KEPT_S = 600.0
 """Seconds that an answer lies in `out/` which nobody fetches."""
 _READ_S = 120.0
-"""Seconds that a file lies in `in/` after it was read, or was last written to by an rsync that has ended."""
+"""Seconds that a file lies in `in/` after it came, or was last written to by an rsync that has ended."""
+_HEARD_S = 5.0
+"""Seconds that it lies there after it was read: then what it said is in the store."""
 ROOM_BYTES = 1 << 30
 """Of `in/`: nothing more is fetched."""
 PULL_EVERY_S = 2.0
@@ -306,7 +308,10 @@ class Room:
                 frame = None if entry.name.startswith(".") else _frame(entry.path, info)
                 self._seen[entry.name] = _Seen(identity, now)
                 return frame
-            if now - seen.since > _READ_S:
+            # Since it came, not since it was read: else each restart would keep it, read it and answer it once more.
+            # A clock that jumped costs a copy.
+            lay = (time.time_ns() - info.st_ctime_ns) / 1e9
+            if abs(lay) > _READ_S and now - seen.since > _HEARD_S:
                 os.unlink(entry.path)  # noqa: PTH108 - an entry of scandir
         except FileNotFoundError:
             pass

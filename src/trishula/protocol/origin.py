@@ -231,25 +231,27 @@ class Origin:
 
     def settle(self, now: Instant, line: Line, receipts: Iterable[Receipt]) -> list[Effect]:
         records: list[Settle] = []
-        pendings: list[Pending | None] = []
+        answered: list[tuple[Key, Pending | None]] = []
         for receipt in receipts:
             window = self._desk.own.get(receipt.dest)
             pending = None if window is None else window.answered(receipt.key)
             latency = None if pending is None or pending.stored is None else (now.mono - pending.stored) * 1000
             records.append(Settle(receipt, line.way(receipt.dest), now.wall, latency))
-            pendings.append(pending)
+            answered.append((receipt.key, pending))
         if not records:
             return []
-        spare = not any(pendings)  # else it would be neither offered again nor settled
-        return [self._desk.insist(records, partial(self._settled, line, pendings), spare=spare)]
+        spare = all(pending is None for _, pending in answered)  # else it would be neither offered again nor settled
+        return [self._desk.insist(records, partial(self._settled, line, answered), spare=spare)]
 
     def _settled(
-        self, line: Line, pendings: Sequence[Pending | None], now: Instant, results: Sequence[Result]
+        self, line: Line, answered: Sequence[tuple[Key, Pending | None]], now: Instant, results: Sequence[Result]
     ) -> list[Effect]:
         effects: list[Effect] = []
         delivered: list[Progress] = []
-        for pending, result in zip(pendings, results, strict=True):
+        for (key, pending), result in zip(answered, results, strict=True):
             assert isinstance(result, Settled)
+            if result.progress is None and pending is None and key.sender == PROBE:
+                continue  # a probe is forgotten when nobody waits for it any more
             if result.progress is None:
                 what = "what was never sent" if pending is None else f"other bytes than {pending.envelope.key.id}'s"
                 effects.append(Warn(f"ignored a receipt for {what}"))
@@ -264,7 +266,7 @@ class Origin:
                     delivered.append(result.progress)
                 if result.was is State.STORED:
                     self._closed(result.progress)
-        for dest in dict.fromkeys(pending.envelope.dest for pending in pendings if pending is not None):
+        for dest in dict.fromkeys(pending.envelope.dest for _, pending in answered if pending is not None):
             effects += self._desk.pump(now, dest)
         return effects + self._ask_further(line, delivered)
 
