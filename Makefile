@@ -49,8 +49,8 @@ lint: $(synced) ## ruff, mypy --strict, yamllint, ansible-lint, shellcheck
 	shellcheck -x scripts/engine scripts/base-image scripts/venv scripts/test scripts/overheard .ci/run $(lab)/router
 
 unit: $(synced) ## the Python tests alone, without Docker
-	pytest --numprocesses auto --dist loadscope tests/unit tests/contract tests/simulation
-	pytest tests/integration # processes that are timed, one test after the other
+	pytest --numprocesses auto --dist loadscope tests/unit tests/contract tests/simulation; \
+	failed=$$?; pytest tests/integration && exit $$failed # processes that are timed, one test after the other
 
 soak: $(synced) ## schedules of the simulation for SECONDS (60), from SEED on; the last line is JSON
 	@PYTHONPATH=tests python -m simulation.soak --seconds $(or $(SECONDS),60) --seed $(or $(SEED),$(shell date +%s))

@@ -332,7 +332,7 @@ def test_what_does_not_come_up_goes_back_to_what_it_ran_with(installed: FakeMac)
     before = (mac.own / "node.toml").read_text()
     mac.calls()
     # No address of this machine: what `trishula node check` can't know.
-    said = mac.play("deploy", trishula_node_listen_address="192.0.2.77")
+    said = mac.play("deploy", trishula_node_listen_address="192.0.2.77", gate_within=3)
     assert mac.rc != 0
     assert "taken back to what it ran with before" in said
     assert "can't listen on 192.0.2.77" in said

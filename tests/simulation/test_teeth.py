@@ -222,17 +222,13 @@ def forgets_an_answer_that_was_not_committed(patch: pytest.MonkeyPatch) -> None:
 def takes_a_receipt_for_any_bytes(patch: pytest.MonkeyPatch) -> None:
     settled = Origin._settled
 
-    def gullible(self: Origin, line: Any, pendings: Any, now: Instant, results: Any) -> list[Effect]:
-        for pending, result in zip(pendings, results, strict=True):
+    def gullible(self: Origin, line: Any, answered: Any, now: Instant, results: Any) -> list[Effect]:
+        believed = []
+        for (key, pending), result in zip(answered, results, strict=True):
             if pending is not None and result.progress is None:
                 self._desk.own[pending.envelope.dest].release(pending)
-        return settled(
-            self,
-            line,
-            [None if r.progress is None else p for p, r in zip(pendings, results, strict=True)],
-            now,
-            results,
-        )
+            believed.append((key, None if result.progress is None else pending))
+        return settled(self, line, believed, now, results)
 
     patch.setattr(Origin, "_settled", gullible)
 
