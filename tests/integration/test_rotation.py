@@ -31,7 +31,7 @@ def secrets() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def rotation() -> ModuleType:
-    return filters("trishula_secrets", "trishula_rotation")
+    return filters("trishula_rotation")
 
 
 class Vault:
