@@ -45,11 +45,11 @@ async def listen(mesh: trishula.Client) -> None:
         tell(arrived=message.id, sender=message.sender, route=meta.route, at=meta.received_at.timestamp())
 
 
-async def report_links(mesh: trishula.Client) -> None:
+async def report_links(mesh: trishula.Client, every_s: float) -> None:
     while True:
         status = await mesh.status()
         tell(linked=sorted(name for name, peer in status["peers"].items() if peer["linked"]))
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(every_s)
 
 
 async def file_away(mailbox: Path) -> None:
@@ -63,7 +63,8 @@ async def file_away(mailbox: Path) -> None:
 async def main(socket: str, mailbox: str, stream: str, every_s: str, *recipients: str) -> None:
     stop = asyncio.Event()
     async with trishula.Client(socket, patience=PATIENCE_S, timeout=PATIENCE_S) as mesh, asyncio.TaskGroup() as group:
-        background = [group.create_task(work) for work in (listen(mesh), report_links(mesh), file_away(Path(mailbox)))]
+        chores = (listen(mesh), report_links(mesh, 2 * float(every_s)), file_away(Path(mailbox)))
+        background = [group.create_task(chore) for chore in chores]
         writers = [group.create_task(write(mesh, to, stream, float(every_s), stop)) for to in recipients]
         await asyncio.to_thread(sys.stdin.read)
         stop.set()

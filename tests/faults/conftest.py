@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from faults.note import Note
-from faults.stream import Stream
+from faults.watched import WatchedStream
 from topology.conftest import inventory, mesh, router
 from topology.nodes import eventually
 
@@ -38,9 +38,9 @@ def note(pytestconfig: pytest.Config) -> Note:
 
 
 @pytest.fixture(scope="session")
-def whole_stream(mesh: dict[str, Node]) -> Iterator[Stream]:
+def whole_stream(mesh: dict[str, Node]) -> Iterator[WatchedStream]:
     """From before the first fault until it is told to finish."""
-    stream = Stream(mesh)
+    stream = WatchedStream(mesh)
     try:
         eventually(stream.flows, within=15)
         yield stream
@@ -49,7 +49,7 @@ def whole_stream(mesh: dict[str, Node]) -> Iterator[Stream]:
 
 
 @pytest.fixture
-def stream(whole_stream: Stream) -> Iterator[Stream]:
+def stream(whole_stream: WatchedStream) -> Iterator[WatchedStream]:
     """The same, with nothing left broken after the test."""
     yield whole_stream
     now = time.time()

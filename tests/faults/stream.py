@@ -1,29 +1,23 @@
-"""A stream of messages over the hosts, and what the agents and the journals tell of it meanwhile."""
+"""A stream of messages over the hosts, and what the agents tell of it meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import re
 import subprocess
 import threading
 import uuid
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from topology.nodes import INSTALL, MAILBOXES, SERVICE, eventually
+from topology.nodes import INSTALL, MAILBOXES, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from topology.nodes import Agent, Node
 
-EVERY_S = 0.1
-"""Each agent writes to each other one this often."""
-
-End = tuple[str, str]
-"""A node, and the one that it is linked to."""
 Received = tuple[str, str, str]
 """A message's id, its recipient and its digest."""
 
@@ -43,18 +37,6 @@ class File(NamedTuple):
 
 
 _AGENT = Path(__file__).with_name("agent.py").read_text("utf-8")
-_LINK = re.compile(r"link (?:to|from) (\S+) (up|down)\b")
-
-# Asks again and again: `journalctl --follow` at times sleeps on the last lines until somebody writes the next. Ends
-# with its stdin, since what docker exec has started outlives it.
-_JOURNAL = f"""
-cursor=$(mktemp)
-while journalctl --cursor-file="$cursor" --quiet --output=json --output-fields=MESSAGE --unit={SERVICE}; do
-  read -r -t 0.2 _
-  [ $? -gt 128 ] || break
-done
-rm "$cursor"
-"""
 
 # argv: a stream, the folder of mailboxes, agents. Prints [agent, box, id, sha256] of each of its files.
 _FILES = """
@@ -108,27 +90,32 @@ class Teller:
 class Stream:
     """Every agent writes to every other one, from the beginning until `finish`."""
 
-    def __init__(self, mesh: Mapping[str, Node]) -> None:
+    def __init__(self, mesh: Mapping[str, Node], *, every_s: float = 0.4) -> None:
+        """`every_s`: how often each agent writes to each other one."""
         self.name = str(uuid.uuid4())
         self.mesh = mesh
         self.homes = {agent.name: node for node in mesh.values() for agent in node.agents}
-        self._journals = {name: Teller(node, "root", "bash", "-c", _JOURNAL) for name, node in mesh.items()}
+        self._every_s = every_s
         self._agents = {agent.name: self._start(node, agent) for node in mesh.values() for agent in node.agents}
 
     def _start(self, node: Node, agent: Agent) -> Teller:
         others = [name for name in self.homes if name != agent.name]
         python = f"{INSTALL}/current/bin/python"
         return Teller(
-            node, agent.user, python, "-c", _AGENT, agent.socket, agent.mailbox, self.name, str(EVERY_S), *others
+            node, agent.user, python, "-c", _AGENT, agent.socket, agent.mailbox, self.name, str(self._every_s), *others
         )
 
     def finish(self, within: float) -> None:
         """Write no more, and return when all is confirmed."""
-        tellers = self._agents | {f"the journal of {name}": teller for name, teller in self._journals.items()}
+        tellers = self._tellers()
         for teller in tellers.values():
             teller.end()
         codes = {name: teller.ended(within) for name, teller in tellers.items()}
         assert codes == dict.fromkeys(tellers, 0)
+
+    def _tellers(self) -> dict[str, Teller]:
+        """All that run on the hosts for this."""
+        return dict(self._agents)
 
     # ── What happens ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -147,38 +134,6 @@ class Stream:
         said = reversed(self._agents[node.agents[0].name].said)
         last = next((line for line in said if "linked" in line), {"at": 0.0, "linked": []})
         return set(last["linked"]) if last["at"] > since else set()
-
-    def wait_until(self, what: Literal["up", "down"], ends: Iterable[End], since: float, *, within: float) -> float:
-        """When the last of these ends wrote to its journal, after `since`, that its link is up or down."""
-
-        def moments() -> list[float] | None:
-            found = [self._first(what, *end, since) for end in ends]
-            return None if None in found else found
-
-        return max(eventually(moments, within=within))
-
-    def _first(self, what: str, node: str, peer: str, since: float) -> float | None:
-        for line in self._journals[node].said:
-            at = int(line["__REALTIME_TIMESTAMP"]) / 1e6
-            if at > since and (said := _LINK.match(line["MESSAGE"])) and said.groups() == (peer, what):
-                return at
-        return None
-
-    def wait_for_rsync(self, ends: Iterable[End], since: float, *, within: float) -> float:
-        """When the last of these ends wrote, after `since`, that its mail goes by rsync."""
-
-        def moments() -> list[float] | None:
-            found = [self._wrote_of(node, f"no way to {peer}:", since) for node, peer in ends]
-            return None if None in found else found
-
-        return max(eventually(moments, within=within))
-
-    def _wrote_of(self, node: str, words: str, since: float) -> float | None:
-        for line in self._journals[node].said:
-            at = int(line["__REALTIME_TIMESTAMP"]) / 1e6
-            if at > since and line["MESSAGE"].startswith(words):
-                return at
-        return None
 
     def arrivals(self, route: str, since: float) -> list[tuple[float, float]]:
         """Of the messages that came by this route after `since`: when they were stored, and when they came."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from faults.breaking import Fault
     from faults.note import Note
-    from faults.stream import End, Stream
+    from faults.watched import End, WatchedStream
     from topology.nodes import Node
 
 NODES = ["mac", "agni", "rushabdev"]
@@ -32,7 +32,7 @@ REROUTED_S = 10.0
 LINKED_S = 15.0
 
 
-def crosses(mesh: dict[str, Node], stream: Stream, ends: Iterable[End], route: str, *, within: float) -> None:
+def crosses(mesh: dict[str, Node], stream: WatchedStream, ends: Iterable[End], route: str, *, within: float) -> None:
     """Every sample is dropped as a file for each of these, and comes by this route and no other."""
     dropped = [item for here, there in ends for item in samples.drop_all(mesh[here], mesh[there])]
     wanted = {(item.id, item.to.name) for item in dropped}
@@ -49,13 +49,13 @@ def ends_of(*nodes: str) -> tuple[list[End], list[End]]:
     return inner, [(peer, node) for node, peer in inner]
 
 
-def test_every_sample_that_is_dropped_as_a_file_crosses_by_link(mesh: dict[str, Node], stream: Stream) -> None:
+def test_every_sample_that_is_dropped_as_a_file_crosses_by_link(mesh: dict[str, Node], stream: WatchedStream) -> None:
     crosses(mesh, stream, itertools.permutations(NODES, 2), "direct", within=20)
 
 
 @pytest.mark.parametrize(("here", "there"), [*itertools.combinations(NODES, 2)])
 def test_every_sample_that_is_dropped_as_a_file_crosses_by_relay(
-    mesh: dict[str, Node], stream: Stream, here: str, there: str
+    mesh: dict[str, Node], stream: WatchedStream, here: str, there: str
 ) -> None:
     ends = [(here, there), (there, here)]
     with cut(mesh[here], mesh[there]) as fault:
@@ -66,7 +66,7 @@ def test_every_sample_that_is_dropped_as_a_file_crosses_by_relay(
 
 @pytest.mark.parametrize(("here", "there"), PAIRS)
 def test_a_pair_that_is_cut_goes_round_about_and_is_linked_again_when_it_is_whole(
-    mesh: dict[str, Node], stream: Stream, note: Note, here: str, there: str
+    mesh: dict[str, Node], stream: WatchedStream, note: Note, here: str, there: str
 ) -> None:
     ends = [(here, there), (there, here)]
     with cut(mesh[here], mesh[there]) as fault:
@@ -79,7 +79,7 @@ def test_a_pair_that_is_cut_goes_round_about_and_is_linked_again_when_it_is_whol
 
 @pytest.mark.parametrize("name", NODES)
 def test_a_node_that_is_cut_off_is_linked_again_when_it_is_whole(
-    mesh: dict[str, Node], stream: Stream, note: Note, name: str
+    mesh: dict[str, Node], stream: WatchedStream, note: Note, name: str
 ) -> None:
     inner, outer = ends_of(name)
     with cut_off(mesh[name]) as fault:
@@ -89,7 +89,7 @@ def test_a_node_that_is_cut_off_is_linked_again_when_it_is_whole(
 
 
 def test_mail_that_a_laptop_gave_to_a_neighbour_goes_on_while_the_laptop_sleeps(
-    mesh: dict[str, Node], stream: Stream
+    mesh: dict[str, Node], stream: WatchedStream
 ) -> None:
     with contextlib.ExitStack() as asleep:
         with cut_off(mesh["agni"]) as fault:
@@ -101,7 +101,7 @@ def test_mail_that_a_laptop_gave_to_a_neighbour_goes_on_while_the_laptop_sleeps(
 
 @pytest.mark.parametrize("_trial", range(3))
 def test_a_nat_that_forgets_its_connections_costs_the_laptop_new_ones(
-    router: Node, stream: Stream, note: Note, _trial: int
+    router: Node, stream: WatchedStream, note: Note, _trial: int
 ) -> None:
     inner, outer = ends_of("mac")
     fault = forget_connections(router)
@@ -112,7 +112,7 @@ def test_a_nat_that_forgets_its_connections_costs_the_laptop_new_ones(
 
 @pytest.mark.parametrize("name", NODES)
 def test_a_host_that_stands_still_is_linked_again_when_it_goes_on(
-    mesh: dict[str, Node], stream: Stream, note: Note, name: str
+    mesh: dict[str, Node], stream: WatchedStream, note: Note, name: str
 ) -> None:
     inner, outer = ends_of(name)
     with paused(mesh[name]) as fault:
@@ -124,7 +124,7 @@ def test_a_host_that_stands_still_is_linked_again_when_it_goes_on(
 @pytest.mark.parametrize(("what", "end"), [("a node restarted", restart), ("a node killed", kill)])
 @pytest.mark.parametrize("name", NODES)
 def test_a_node_that_ends_is_started_and_linked_again(
-    mesh: dict[str, Node], stream: Stream, note: Note, name: str, what: str, end: Callable[[Node], Fault]
+    mesh: dict[str, Node], stream: WatchedStream, note: Note, name: str, what: str, end: Callable[[Node], Fault]
 ) -> None:
     inner, outer = ends_of(name)
     fault = end(mesh[name])
@@ -134,7 +134,7 @@ def test_a_node_that_ends_is_started_and_linked_again(
 
 
 def test_with_the_port_blocked_everywhere_mail_goes_by_rsync_and_by_link_again_when_it_is_open(
-    mesh: dict[str, Node], stream: Stream, note: Note
+    mesh: dict[str, Node], stream: WatchedStream, note: Note
 ) -> None:
     ends = list(itertools.permutations(NODES, 2))
     with blocked(mesh.values(), PORT) as fault:
@@ -154,7 +154,7 @@ def test_with_the_port_blocked_everywhere_mail_goes_by_rsync_and_by_link_again_w
         note.add(what, delivery=came - stored)
 
 
-def test_what_was_stored_is_in_each_inbox_once_and_byte_for_byte(whole_stream: Stream, note: Note) -> None:
+def test_what_was_stored_is_in_each_inbox_once_and_byte_for_byte(whole_stream: WatchedStream, note: Note) -> None:
     whole_stream.finish(within=60)
     stored = whole_stream.stored()
     assert stored
@@ -167,7 +167,7 @@ def test_what_was_stored_is_in_each_inbox_once_and_byte_for_byte(whole_stream: S
     assert not too_many
 
 
-def test_what_was_stored_is_in_its_senders_outbox_once_and_byte_for_byte(whole_stream: Stream) -> None:
+def test_what_was_stored_is_in_its_senders_outbox_once_and_byte_for_byte(whole_stream: WatchedStream) -> None:
     sent = Counter((sent.id, sent.sender, sent.digest) for sent in whole_stream.stored())
     found = Counter((file.id, file.agent, file.digest) for file in whole_stream.files() if file.box == "outbox")
     assert not sent - found
