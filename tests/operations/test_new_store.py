@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from topology.nodes import CONFIG, eventually
+from topology.nodes import CONFIG, UNITS, eventually
 
 if TYPE_CHECKING:
     from topology.nodes import Node
 
-UNITS = "trishula-node.socket trishula-node.service"
 ADOPT = ("trishula", "node", "adopt", "--config", CONFIG, "--json")
 
 

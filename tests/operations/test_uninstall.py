@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from faults.breaking import cut_off
-from topology.nodes import MAILBOXES, eventually
+from topology.nodes import MAILBOXES, UNITS, eventually
 
 if TYPE_CHECKING:
     from operations.operator import Operator
     from topology.nodes import Node
 
 BARE = "trishula-bare"
-UNITS = "trishula-node.socket trishula-node.service"
 
 # All that a host says of itself, a line each. What is no trace of anybody is left out: logs, caches, the state of
 # services of the system, and what each host makes for itself at its first boot.

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from testinfra.host import Host
 
 SERVICE = "trishula-node.service"
+UNITS = f"trishula-node.socket {SERVICE}"
+"""Stopped together: the socket would start the service again."""
 CONFIG = "/etc/trishula/node.toml"
 CREDENTIALS = "/etc/trishula/credentials"
 TLS = "/etc/trishula/tls"
