@@ -50,7 +50,7 @@ lint: $(synced) ## ruff, mypy --strict, yamllint, ansible-lint, shellcheck
 
 unit: $(synced) ## the Python tests alone, without Docker
 	pytest --numprocesses auto --dist loadscope tests/unit tests/contract tests/simulation; \
-	failed=$$?; pytest tests/integration && exit $$failed # processes that are timed, one test after the other
+	failed=$$?; pytest --numprocesses auto --dist loadscope tests/integration && exit $$failed # apart, for they are timed
 
 soak: $(synced) ## schedules of the simulation for SECONDS (60), from SEED on; the last line is JSON
 	@PYTHONPATH=tests python -m simulation.soak --seconds $(or $(SECONDS),60) --seed $(or $(SEED),$(shell date +%s))

@@ -90,7 +90,7 @@ def test_what_changes_hosts_does_not_begin_while_one_is_not_there(
 
 
 def test_to_move_in_where_nothing_old_stands_is_nothing_to_do(operator: Operator) -> None:
-    for options in (["--check"], ["--check", "-e", "adopt=true"], []):
+    for options in (["--check", "-e", "adopt=true"], []):
         assert operator.succeed("playbooks/adopt.yml", *options).changes == 0
 
 

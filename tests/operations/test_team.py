@@ -63,6 +63,6 @@ def test_a_node_that_leaves_has_sent_its_last_mail_and_is_forgotten(
     assert operator.generations["generations"]["vayu"] == [2]
 
 
-def test_when_it_is_out_of_the_inventory_there_is_nothing_left_to_do(operator: Operator) -> None:
+def test_when_it_is_out_of_the_inventory_a_dry_run_finds_nothing_left_to_do(operator: Operator) -> None:
     operator.move("vayu", None)
-    assert operator.succeed(SITE).changes == 0
+    assert operator.succeed(SITE, "--check").changes == 0

@@ -280,7 +280,7 @@ class Sandbox:
         longest = max(len(f"{name}/{agent}.sock") for name, agents in homes.items() for agent in [*agents, "node"])
         runtime = self.directory / "run"
         if len(os.fsencode(runtime)) + 1 + longest > _LONGEST_SOCKET:
-            self._short = tempfile.mkdtemp(prefix="trishula-")
+            self._short = tempfile.mkdtemp(prefix="trishula-", dir="/tmp")  # TMPDIR may be as long
             return Path(self._short)
         return runtime
 
