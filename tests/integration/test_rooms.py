@@ -73,7 +73,7 @@ def test_what_a_killed_rsync_left_goes_and_so_does_what_was_read(
     assert list((tmp_path / "rejected").iterdir()) == []
 
 
-def test_what_came_long_ago_is_read_once_more_after_a_restart_and_then_goes(
+def test_what_was_read_is_not_read_again_after_a_restart_and_goes_when_it_came_long_ago(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rooms, "_HEARD_S", 0.0)
@@ -85,9 +85,29 @@ def test_what_came_long_ago_is_read_once_more_after_a_restart_and_then_goes(
     ear = Ear()
     asyncio.run(live(Room("agni", tmp_path, -1, None, ear), lambda: bool(ear.heard_frames), "it is read"))
     assert file.exists()
+    (incoming / "1-0000000002.json").write_bytes(frames.encode(frames.Ack(seq=8)))
+    asyncio.run(live(Room("agni", tmp_path, -1, None, ear), lambda: len(ear.heard_frames) > 1, "the new one is read"))
+    assert ear.heard_frames == [frames.Ack(seq=7), frames.Ack(seq=8)]
     later = SimpleNamespace(monotonic=time.monotonic, time_ns=lambda: time.time_ns() + 300 * 10**9)
     monkeypatch.setattr(rooms, "time", later)
     asyncio.run(live(Room("agni", tmp_path, -1, None, ear), lambda: not file.exists(), "it is gone"))
+    assert len(ear.heard_frames) == 2
+
+
+@pytest.mark.parametrize("word", [None, b"{half", b'{"1-0000000001.json": "?"}'])
+def test_what_a_node_left_no_good_word_of_is_read_once_more(tmp_path: Path, word: bytes | None) -> None:
+    incoming = tmp_path / "in"
+    incoming.mkdir()
+    (incoming / "1-0000000001.json").write_bytes(frames.encode(frames.Ack(seq=7)))
+    ear = Ear()
+    asyncio.run(live(Room("agni", tmp_path, -1, None, ear), lambda: bool(ear.heard_frames), "it is read"))
+    left = tmp_path / "read.json"
+    assert left.read_bytes() == b"{}"  # it had no time to store it
+    if word is None:
+        left.unlink()
+    else:
+        left.write_bytes(word)
+    asyncio.run(live(Room("agni", tmp_path, -1, None, ear), lambda: len(ear.heard_frames) > 1, "it is read again"))
     assert ear.heard_frames == [frames.Ack(seq=7)] * 2
 
 

@@ -3,8 +3,9 @@
     hub ── transmit ──► out/ ═══ rsync ═══► in/ (there) ── heard ──► hub
 
 A file holds one frame, as it would have gone over a link. Mail stays in `out/` until its frame is acknowledged; an
-answer until it was pushed, or until nobody can want it any more. What comes is read once in a node's life, remembered
-by its name and kept a while, so that rsync does not bring it again.
+answer until it was pushed, or until nobody can want it any more. What comes is read once, remembered by its name and
+kept a while, so that rsync does not bring it again. A node that stops leaves word in `read.json` of what it has read:
+the keys by which that was signed may be gone when it is up again. One that is killed reads it once more.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
 
 from trishula.node.courier import Courier
 from trishula.node.files import put
@@ -51,6 +54,7 @@ _AT_ONCE = 200
 _BYTES_AT_ONCE = 16 * 1024 * 1024
 _MOST_FILES = 20_000
 """That are looked at together: whoever puts more there waits."""
+_READ = "read.json"
 _MOST_REJECTED = 100
 _LARGEST_REJECTED = 1024 * 1024
 
@@ -157,11 +161,14 @@ class Room:
     async def run(self) -> None:
         """For ever: write, read, and have it carried."""
         await asyncio.to_thread(self._tidy)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._write(), name=f"post to {self.peer}")
-            tasks.create_task(self._read(), name=f"post from {self.peer}")
-            if self._courier is not None:
-                tasks.create_task(self._carry(self._courier), name=f"rsync with {self.peer}")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._write(), name=f"post to {self.peer}")
+                tasks.create_task(self._read(), name=f"post from {self.peer}")
+                if self._courier is not None:
+                    tasks.create_task(self._carry(self._courier), name=f"rsync with {self.peer}")
+        finally:
+            self._leave_word()
 
     async def _write(self) -> None:
         while True:
@@ -262,6 +269,17 @@ class Room:
             with contextlib.suppress(OSError):
                 (self._folder / name).mkdir(parents=True, exist_ok=True)
         self._clear(name for name in os.listdir(self._folder / "out"))  # noqa: PTH208 - names only
+        with contextlib.suppress(OSError, ValueError):
+            read = msgspec.json.decode((self._folder / _READ).read_bytes(), type=dict[str, tuple[int, int]])
+            now = time.monotonic()
+            self._seen = {name: _Seen(identity, now) for name, identity in read.items()}
+
+    def _leave_word(self) -> None:
+        """Of what was read, for the next life; but for what may not be in the store yet."""
+        before = time.monotonic() - _HEARD_S
+        read = {name: seen.identity for name, seen in [*self._seen.items()] if seen.since <= before}
+        with contextlib.suppress(OSError):
+            put(str(self._folder), _READ, msgspec.json.encode(read), temporary=f".{_READ}")
 
     def _clear(self, names: Iterable[str]) -> None:
         """Out of `out/`."""
@@ -308,8 +326,7 @@ class Room:
                 frame = None if entry.name.startswith(".") else _frame(entry.path, info)
                 self._seen[entry.name] = _Seen(identity, now)
                 return frame
-            # Since it came, not since it was read: else each restart would keep it, read it and answer it once more.
-            # A clock that jumped costs a copy.
+            # Since it came, not since it was read: else each restart would keep it. A clock that jumped costs a copy.
             lay = (time.time_ns() - info.st_ctime_ns) / 1e9
             if abs(lay) > _READ_S and now - seen.since > _HEARD_S:
                 os.unlink(entry.path)  # noqa: PTH108 - an entry of scandir
