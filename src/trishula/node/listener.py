@@ -117,11 +117,13 @@ class Doorman:
                         await asyncio.sleep(_ACCEPT_PAUSE)
                         continue
                     address = address_of(peer)
-                    if self._closing or not self._crowd.enter(address):
+                    if self._closing:
+                        connection.close()
+                    elif self._crowd.enter(address):
+                        entering.create_task(enter(connection, address))
+                    else:
                         self._log.warning(f"{address} crowd", f"turned away {address}: too many connections from there")
                         connection.close()
-                        continue
-                    entering.create_task(enter(connection, address))
 
     async def _enter(self, sock: socket.socket, address: str, admit: Admit, context: ssl.SSLContext | None) -> None:
         async def serve(connection: ServerConnection) -> None:
