@@ -21,7 +21,10 @@ from trishula.protocol.envelope import State
 
 NOW = "2026-01-01T00:00:00Z"
 COMPLAINTS = re.compile(r"\btoken\b|turned away|deferred(?!.* has no link to)|ignored|unknown key|signature")
-"""What a node says when something that it was sent is not good. That a laptop can't relay while a peer restarts is no such."""
+"""What a node says when something that it was sent is not good.
+
+That a laptop can't relay to a node that restarts is no such thing.
+"""
 
 
 @pytest.fixture(scope="session")
