@@ -11,6 +11,8 @@ from tests.contract.conftest import MODULES, ROLES, ROOT, all_tasks, load, plays
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.contract.conftest import Task
+
 
 # A host that fails must not keep the others open to a stolen one.
 GOES_ON = ["Cut off who is revoked, on all hosts at once"]
@@ -148,6 +150,29 @@ def test_every_file_of_the_configuration_is_read_by_its_program_before_it_is_put
     for task in written:
         arguments = task.data[task.module]
         assert "validate" in arguments or arguments["dest"] in UNCHECKED, task
+
+
+def expanded(task: Task) -> list[str]:
+    """Where Ansible expands $NAME by the environment of the module on the host, before a shell or program sees it."""
+    arguments = task.data[task.module]
+    if not isinstance(arguments, dict):
+        return [str(arguments)] if task.module == "ansible.builtin.command" else []
+    texts = [arguments.get("validate")]
+    if task.module == "ansible.builtin.command" and arguments.get("expand_argument_vars", True):
+        texts += [arguments.get("argv"), arguments.get("cmd")]
+    return [text for part in texts for text in strings(part)]
+
+
+def test_nothing_that_ansible_expands_has_a_name_of_the_hosts_environment() -> None:
+    """`rm -r $PWD` in a `validate` removed the home of the login: by ssh that is where a module runs."""
+    looked_at = 0
+    variables = [load(role / "vars" / "main.yml") for role in ROLES if (role / "vars" / "main.yml").exists()]
+    for task in [*all_tasks(), *all_tasks(handlers=True)]:
+        for text in expanded(task):
+            named = [text, *(str(values[name]) for values in variables for name in values if name in text)]
+            looked_at += 1
+            assert not [each for each in named if re.search(r"\$\{?[A-Za-z_]", each)], task
+    assert looked_at >= 50
 
 
 def test_every_file_has_an_owner_and_rights() -> None:

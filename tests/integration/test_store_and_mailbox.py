@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
 import sqlite3
+import stat
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from importlib import resources
@@ -329,6 +331,33 @@ def test_what_a_crash_left_half_written_is_cleared_away(tmp_path: Path) -> None:
     stale.write_text("{")
     on_disk(tmp_path, nothing)
     assert not stale.exists()
+
+
+def test_an_inbox_that_had_to_be_made_says_nothing_of_what_was_read_though_its_mode_can_not_be_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: Path, _mode: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))  # as the unit's RestrictSUIDSGID= does
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    make_mailboxes(tmp_path, ["mac", "dhyana"])
+    shutil.rmtree(tmp_path / "mac" / "inbox")
+    assert make_mailboxes(tmp_path, ["mac", "dhyana"]) == {"mac"}
+    assert make_mailboxes(tmp_path, ["mac", "dhyana"]) == set()
+
+
+def test_an_inbox_that_can_not_be_made_or_listed_says_nothing_of_what_was_read(tmp_path: Path) -> None:
+    make_mailboxes(tmp_path, ["mac", "dhyana"])
+    shutil.rmtree(tmp_path / "mac" / "inbox")
+    (tmp_path / "mac" / "inbox").write_text("a file stands in its place")
+    assert make_mailboxes(tmp_path, ["mac", "dhyana"]) == {"mac"}
+
+
+def test_a_folder_that_is_made_has_the_group_and_the_mode_of_those_beside_it(tmp_path: Path) -> None:
+    make_mailboxes(tmp_path, ["mac"])
+    shutil.rmtree(tmp_path / "mac" / "inbox")
+    make_mailboxes(tmp_path, ["mac"])
+    assert stat.S_IMODE((tmp_path / "mac" / "inbox").stat().st_mode) == 0o2770
 
 
 def test_rubbish_that_an_agent_makes_in_its_inbox_keeps_nobody_down(tmp_path: Path) -> None:

@@ -35,18 +35,18 @@ _PER_COMMIT = 256
 log = logging.getLogger(__name__)
 
 
-def take_stock(path: Path, config: Config, without_inbox: Collection[str]) -> list[str]:
+def take_stock(path: Path, config: Config, unknown: Collection[str]) -> list[str]:
     """Before anything runs: make the store at `path` and the mailboxes agree, where one of them is new.
 
-    A new store learns what the mailboxes hold; an inbox that is new gets the files of what is unread: their absence
-    does not say that anybody has read them. What lies in an outbox that is new to the store is moved aside. Returns the
-    agents whose outboxes may be sent from. Raises `StoreError`.
+    A new store learns what the mailboxes hold. An inbox that was missing or can't be used (`unknown`) gets the files of
+    what is unread: their absence does not say that anybody has read them. What lies in an outbox that is new to the
+    store is moved aside. Returns the agents whose outboxes may be sent from. Raises `StoreError`.
     """
     db = connect(path)
     try:
         queries.want_receipts(db, [agent.name for agent in config.agents.values() if agent.receipts])
-        if without_inbox:
-            queries.write_again(db, without_inbox)
+        if unknown:
+            queries.write_again(db, unknown)
         if db.execute("SELECT 1 FROM meta WHERE key = 'adopted' AND value = '0'").fetchone() is not None:
             _adopt(db, config)
         return [agent for agent in config.agents if _has_begun(db, agent, config.mailbox_dir / agent / "outbox")]

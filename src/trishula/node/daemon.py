@@ -65,7 +65,7 @@ def run(config: Config) -> int:
 
 async def _main(config: Config) -> None:
     tls = Tls(config)
-    without_inbox = make_mailboxes(config.mailbox_dir, config.agents)
+    unknown = make_mailboxes(config.mailbox_dir, config.agents)
     config.runtime_dir.mkdir(parents=True, exist_ok=True)
     sockets = [] if config.transport == "files" else _listening(config)
     stop = asyncio.Event()
@@ -73,7 +73,7 @@ async def _main(config: Config) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, tls.read_again)
     async with Store(config.state_dir / "store", config.node) as store, asyncio.TaskGroup() as tasks:
-        begun = await asyncio.to_thread(take_stock, store.path, config, without_inbox)
+        begun = await asyncio.to_thread(take_stock, store.path, config, unknown)
         node = Node(config, store, tls, sockets, outboxes=begun)
         node.start(tasks)
         where = f"listens on {', '.join(node.listening)}" if node.listening else "works by files alone"

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import logging
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,30 +26,38 @@ log = logging.getLogger(__name__)
 
 
 def make_mailboxes(mailbox_dir: Path, agents: Iterable[str]) -> set[str]:
-    """The folders that are missing (a host without Ansible), and away with what a crash left half-written.
+    """Make the folders that are missing, and remove what a crash left half-written in the others.
 
-    A folder that can't be used is said in the log; its files wait, and those of the other agents don't. Returns the
-    agents who had no inbox: what their files were is not known by their absence.
+    Returns the agents whose inbox says nothing of what they have read: it was missing, or it can't be used. A folder
+    that can't be used is named in the log with the fix; its files wait, and those of other agents don't.
     """
-    without = set()
+    unknown = set()
     for agent, box in ((agent, box) for agent in agents for box in BOXES):
         folder = mailbox_dir / agent / box
         try:
             if not folder.is_dir():
-                folder.mkdir(parents=True)
-                # Only where we made it: on a managed host the setgid bit is Ansible's, and the unit may not set it.
-                folder.chmod(0o2770)
                 if box == "inbox":
-                    without.add(agent)
+                    unknown.add(agent)  # first: what follows may fail, and then unread mail counted as read
+                _make_folder(folder)
             for stale in folder.glob(f"{TEMPORARY}*"):
                 if stale.is_file() or stale.is_symlink():
                     stale.unlink()
-            if not os.access(folder, os.W_OK | os.X_OK):
+            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
+            if box == "inbox":
+                unknown.add(agent)
             fix = "let the node's user own it, mode 2770, group of the agent's login"
             log.error("the mailbox folder %s can't be used (%s): %s", folder, error.strerror, fix)  # noqa: TRY400
-    return without
+    return unknown
+
+
+def _make_folder(folder: Path) -> None:
+    """On a managed host the folder above hands down its group and setgid bit; the unit may set no such bit itself."""
+    folder.mkdir(parents=True)
+    if not folder.stat().st_mode & stat.S_ISGID:
+        with contextlib.suppress(PermissionError):  # RestrictSUIDSGID=
+            folder.chmod(0o2770)
 
 
 def put(
