@@ -1,6 +1,6 @@
 """A laptop, its owner, and the two servers that the mesh is to be put on: as README says, and in its order.
 
-Molecule's scenario `laptop`. By hand, on hosts that `molecule create` and `molecule prepare --scenario-name laptop` left:
+Molecule's scenario `laptop`. By hand, on hosts that its `molecule create` and `molecule prepare` left:
 
 pytest tests/laptop --ansible-inventory=molecule/laptop/inventory --connection=ansible
 """

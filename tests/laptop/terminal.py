@@ -1,4 +1,4 @@
-"""A person at a terminal: logs in by ssh, types a line, answers sudo's question, reads what comes until the next prompt."""
+"""A person at a terminal: logs in by ssh, types a line, answers sudo's question, reads until the next prompt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import select
 import subprocess
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
     from topology.nodes import Node
@@ -39,7 +39,7 @@ class Terminal:
         self._type("stty -echo; stty cols 1000; PS1='@''@$?@''@ '; PS2=; unset PROMPT_COMMAND")
         self._read(within=60)
 
-    def __enter__(self) -> Terminal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,7 +50,7 @@ class Terminal:
             self._shell.kill()
 
     def run(self, line: str, *, within: float = 900) -> Answer:
-        """Type a line, and wait for the next prompt: `within` seconds, or the test fails with what was said until then."""
+        """Type a line, and wait for the next prompt. Fails after `within` seconds with what was said until then."""
         self._type(line)
         return self._read(within=within)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _SCRIPT = (ROOT / "molecule/shared/portrait").read_text("utf-8")
 
 BY_ITSELF = re.compile(
-    r"(file|folder|content) (/root|/home/\w+|/srv/people/\w+)/\.ansible\b"  # Ansible's own, on every host that it works on
+    r"(file|folder|content) (/root|/home/\w+|/srv/people/\w+)/\.ansible\b"  # Ansible's own
     r"|content /etc/(passwd|group|shadow|gshadow)-? |file /etc/(passwd|group|shadow|gshadow|subuid|subgid)- "
     r"|(file|content) /etc/(ld\.so\.cache|mailcap|machine-id|resolv\.conf|hosts)\b"
     r"|(file|folder|content) /etc/ufw\b|(file|content) /etc/default/ufw\b"  # rewritten when it is switched on and off
