@@ -234,7 +234,7 @@ class Sandbox:
 
     async def status(self, name: str) -> dict[str, Any]:
         """What the node says of itself."""
-        async with trishula.Client(self.places[name].socket()) as node:
+        async with trishula.Client(self.places[name].socket(), patience=0) as node:
             return await node.status()
 
     async def up(self, *names: str) -> None:
