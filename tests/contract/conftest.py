@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
 import os
@@ -41,24 +42,50 @@ class Site:
 
     def rendered_with(self, **extra: Any) -> Site:
         """The same site with variables as `-e` would set them."""
-        return Site(self.inventory, _render(self.inventory, json.dumps(extra)))
+        return Site(self.inventory, _render(self.inventory, extra))
+
+    def expressions(self, host: str, *names: str, **extra: Any) -> dict[str, Any]:
+        """Values of a host's variables, those that are told to no role's template too."""
+        return ask(json.dumps({"inventory": self.inventory, "host": host, "names": names, "extra": extra}))
 
 
 @cache
-def _render(inventory: str, extra: str) -> dict[str, Any]:
-    run = subprocess.run(
-        [sys.executable, Path(__file__).with_name("render.py"), inventory, extra],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+def _renderer() -> subprocess.Popen[str]:
+    """The process that answers all requests of this one, and ends with it."""
+    command = [sys.executable, Path(__file__).with_name("render.py")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.kill)
+    return process
+
+
+@cache
+def ask(request: str) -> Any:
+    """The answer of render.py to a request in JSON."""
+    process = _renderer()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{request}\n")
+    process.stdin.flush()
+    answer = json.loads(process.stdout.readline())
+    assert "error" not in answer, answer["error"]
+    return answer["answer"]
+
+
+def refusals(inventory: Path, tasks: str, registered: dict[str, Any], hosts: str = "trishula") -> list[str]:
+    """What the assertions of a file of tasks, or of a playbook's first play, say on the hosts of an inventory.
+
+    Only assertions are tried, until one fails; `registered` is what the other tasks would have learned on every host.
+    """
+    return ask(json.dumps({"inventory": str(inventory), "tasks": tasks, "hosts": hosts, "extra": registered}))
+
+
+def _render(inventory: str, extra: dict[str, Any]) -> dict[str, Any]:
+    return ask(json.dumps({"inventory": inventory, "extra": extra}))
 
 
 @pytest.fixture(scope="session", params=["local", "production"])
 def site(request: pytest.FixtureRequest) -> Site:
-    return Site(request.param, _render(request.param, "{}"))
+    return Site(request.param, _render(request.param, {}))
 
 
 @pytest.fixture(params=ROLES, ids=lambda role: role.name)
