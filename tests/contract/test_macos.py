@@ -324,7 +324,9 @@ def test_a_mac_that_is_not_ready_is_told_what_to_do(
 
 @pytest.mark.parametrize("ours", [True, False])
 def test_a_port_is_taken_by_whoever_is_not_our_node(launchd: Launchd, *, ours: bool) -> None:
-    (task,) = (task for task in all_tasks() if task.where.endswith("launchd_preflight.yml") and "lsof" in str(task.data))
+    (task,) = (
+        task for task in all_tasks() if task.where.endswith("launchd_preflight.yml") and "lsof" in str(task.data)
+    )
     agent = launchd.told["_trishula_node_agent"]
     command = task.data["ansible.builtin.shell"]["cmd"].replace("{{ _trishula_node_agent }}", agent)
     command = command.replace("{{ trishula_node_listen_port }}", "18765")
