@@ -11,6 +11,9 @@ help: ## this list
 
 venv: $(synced) ## .venv with all tools, as uv.lock says
 
+# One of the hosts has a sudo that asks for a password: -K, by a file.
+mesh hosts: export ANSIBLE_BECOME_PASSWORD_FILE := $(CURDIR)/$(lab)/sudo-password
+
 mesh: hosts ## three systemd hosts on this machine, and on them the mesh by site.yml
 	@printf '── Mesh: ansible-playbook site.yml\n'
 	@ansible-playbook site.yml
