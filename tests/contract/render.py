@@ -1,10 +1,12 @@
 """What the inventory, the wiring and the roles make of each other, by Ansible's own means and without a host.
 
 Reads one request per line, answers each with one line, and ends with its input. A request is JSON,
-``{"inventory": ..., "extra": {name: value}}``: the inventory is the name of a folder in inventory/ or a path, `extra` are
-variables as `-e` would set them. The answer, in ``{"answer": ...}``, is
+``{"inventory": ..., "extra": {name: value}}``: the inventory is the name of a folder in inventory/ or a path, `extra`
+are variables as `-e` would set them. The answer, in ``{"answer": ...}``, is
 ``{host: {"arguments": {role: {name: value}}, "templates": {role: {name: text}}, "firewall": [rule]}}``;
-with a file of `tasks` and `hosts`, what its assertions say on these; with a `host` and `names`, values of its variables.
+with a file of `tasks` and `hosts`, what its assertions say on these; with a `host` and `names`, values of its
+variables. An error is in ``{"error": ...}``.
+
 A process of its own, since Ansible keeps its settings, plugins and warnings for the whole process; and one for all
 requests, since importing Ansible takes longer than rendering a site.
 """
@@ -118,11 +120,12 @@ def expressions(inventory: str, host: str, names: list[str], extra: dict[str, An
 def refusals(inventory: str, pattern: str, tasks: str, extra: dict[str, Any]) -> list[str]:
     """What the first assertion that fails in a file of tasks, or in its first play, says on each host.
 
-    As Ansible would: each is tried on all hosts that match the pattern or, if it says so, on the first alone, and for each
-    item of its loop. All other tasks are left out: `extra` is what they would have registered.
+    As Ansible would: each is tried on all hosts that match the pattern or, if it says so, on the first alone, and for
+    each item of its loop. All other tasks are left out: `extra` is what they would have registered.
     """
     loader, hosts, *_ = site(inventory)
     data = loader.load_from_file(str(ROOT / tasks), trusted_as_template=True)
+    extra = data[0].get("vars", {}) | extra if "tasks" in data[0] else extra
     for task in data[0].get("tasks", data):
         if "ansible.builtin.assert" not in task:
             continue

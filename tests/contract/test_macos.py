@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from packaging.tags import compatible_tags, cpython_tags, mac_platforms
 from packaging.utils import parse_wheel_filename
-from tests.contract.conftest import ROOT, Site, all_tasks, load, refusals
+from tests.contract.conftest import ROOT, Site, all_tasks, load, raw, refusals
 
 from macos.mac import STAND_IN, inventory
 from trishula.places import on_macos
@@ -259,13 +259,6 @@ def test_what_is_otherwise_on_a_mac_is_so_for_whoever_is_in_the_group() -> None:
 
 # ── What is asked of it first ───────────────────────────────────────────────────────────────────────────────────────
 
-WE = {"__macos_we": {"stdout_lines": ["dhyana", "/Users/dhyana"]}}
-
-
-def host(*lines: str) -> dict[str, Any]:
-    """What a host says to preflight's first question."""
-    return {"__preflight_host": {"rc": 0, "stdout": "\n".join(lines), "stdout_lines": list(lines)}}
-
 
 def refusal(folder: Path, tasks: str, registered: dict[str, Any], **facts: Any) -> list[str]:
     """What a file of tasks refuses the Mac for."""
@@ -274,14 +267,16 @@ def refusal(folder: Path, tasks: str, registered: dict[str, Any], **facts: Any) 
 
 PREFLIGHT = "playbooks/preflight.yml"
 MACOS = "playbooks/tasks/macos.yml"
+HOME_DIR = "/Users/dhyana"
 NODE = "roles/trishula_node/tasks"
 
 
 def test_a_mac_that_is_ready_is_taken(tmp_path: Path) -> None:
-    asked = {"__trishula_node_session": {"rc": 0}, "__trishula_node_port": {"stdout": ""}}
-    python = {"__trishula_node_python": {"stdout": "3.12"}}
+    answered = raw(PREFLIGHT, tmp_path, uname="Darwin", id="501") | raw(MACOS, tmp_path, HOME_DIR, id="dhyana")
+    answered |= {"__trishula_node_session": {"rc": 0}, "__trishula_node_port": {"stdout": ""}}
+    answered |= {"__trishula_node_python": {"stdout": "3.12"}}
     for tasks in (PREFLIGHT, MACOS, f"{NODE}/launchd_preflight.yml", f"{NODE}/preflight.yml"):
-        assert refusal(tmp_path, tasks, WE | host("Darwin", "3.12", "501") | asked | python) == []
+        assert refusal(tmp_path, tasks, answered) == []
 
 
 @pytest.mark.parametrize(
@@ -293,32 +288,41 @@ def test_a_mac_that_is_ready_is_taken(tmp_path: Path) -> None:
     ],
 )
 def test_a_mac_that_can_take_no_node_is_told_why(tmp_path: Path, facts: dict[str, Any], what_to_do: str) -> None:
-    [said] = refusal(tmp_path, MACOS, WE, **facts)
+    [said] = refusal(tmp_path, MACOS, raw(MACOS, tmp_path, HOME_DIR, id="dhyana"), **facts)
     assert what_to_do in said
 
 
 @pytest.mark.parametrize(
-    ("tasks", "answer", "what_to_do"),
+    ("commands", "what_to_do"),
     [
-        (PREFLIGHT, host("Linux", "3.12", "501"), "mac is a Linux, and in the group trishula_macos: take it out there"),
-        (PREFLIGHT, host("Darwin", "3.9", "501"), "Install one ('brew install python@3.12')"),
+        ({"uname": "Linux"}, "mac is a Linux, and in the group trishula_macos: take it out there"),
+        ({"uname": "Darwin", "python3": "3.9"}, "Install one ('brew install python@3.12')"),
+    ],
+    ids=["a Linux", "an old Python"],
+)
+def test_what_is_no_mac_that_can_take_a_node_is_told_so(
+    tmp_path: Path, commands: dict[str, str], what_to_do: str
+) -> None:
+    [said] = refusal(tmp_path, PREFLIGHT, raw(PREFLIGHT, tmp_path, **commands))
+    assert what_to_do in said
+
+
+@pytest.mark.parametrize(
+    ("tasks", "answered", "what_to_do"),
+    [
+        ("launchd_preflight.yml", {"__trishula_node_session": {"rc": 112}}, "is not logged in at the screen of mac"),
         (
-            f"{NODE}/launchd_preflight.yml",
-            {"__trishula_node_session": {"rc": 112}},
-            "is not logged in at the screen of mac",
-        ),
-        (
-            f"{NODE}/preflight.yml",
+            "preflight.yml",
             {"__trishula_node_python": {"stdout": "3.12"}, "__trishula_node_port": {"stdout": "nginx 80 host"}},
             "in use by something else: nginx 80",
         ),
     ],
-    ids=["it is a Linux", "an old Python", "no session", "the port is taken"],
+    ids=["no session", "the port is taken"],
 )
 def test_a_mac_that_is_not_ready_is_told_what_to_do(
-    tmp_path: Path, tasks: str, answer: dict[str, Any], what_to_do: str
+    tmp_path: Path, tasks: str, answered: dict[str, Any], what_to_do: str
 ) -> None:
-    [said] = refusal(tmp_path, tasks, answer)
+    [said] = refusal(tmp_path, f"{NODE}/{tasks}", answered)
     assert what_to_do in " ".join(said.split())
 
 

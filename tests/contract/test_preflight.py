@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.contract.conftest import ROOT, load, refusals
+from tests.contract.conftest import ROOT, load, raw, refusals
 
+PREFLIGHT = "playbooks/preflight.yml"
 SITE_FACTS = "playbooks/tasks/site_facts.yml"
 FINE = {
     "ansible_connection": "local",
@@ -81,37 +82,29 @@ def test_a_host_that_can_take_no_node_is_named_and_nothing_is_changed(tmp_path: 
 # ── What it says, without a run ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def answers(system: str = "Linux", python: str = "3.12", user: str = "0") -> dict[str, Any]:
-    """What a host says to the first question."""
-    lines = [system, python, user]
-    return {"__preflight_host": {"rc": 0, "stdout": "\n".join(lines), "stdout_lines": lines}}
-
-
 def test_a_host_that_can_take_a_node_is_taken(tmp_path: Path) -> None:
     hosts = inventory(tmp_path, {"mac": lives("mac"), "agni": lives("agni")})
-    assert refusals(hosts, "playbooks/preflight.yml", answers()) == []
+    assert refusals(hosts, PREFLIGHT, raw(PREFLIGHT, tmp_path, uname="Linux", id="0")) == []
     assert refusals(hosts, SITE_FACTS, {}) == []
 
 
 @pytest.mark.parametrize(
-    ("answered", "what_to_do"),
+    ("commands", "what_to_do"),
     [
         (
-            answers(system="Darwin"),
+            {"uname": "Darwin", "id": "0"},
             "mac is a Mac. A node runs on Debian or Ubuntu, or on a Mac that is in the group trishula_macos",
         ),
-        (answers(system="OpenBSD"), "mac is neither a Linux nor a Mac."),
-        (answers(python="3.10"), "mac has Python 3.10; a node needs 3.11 or newer"),
-        (answers(python="none"), "mac has no Python; a node needs 3.11 or newer"),
-        (
-            answers(user="1000"),
-            "On mac we are user id 1000, and installing a node takes root. Set 'ansible_become: true'",
-        ),
+        ({"uname": "OpenBSD", "id": "0"}, "mac is neither a Linux nor a Mac."),
+        ({"python3": "3.10", "id": "0"}, "mac has Python 3.10; a node needs 3.11 or newer"),
+        ({"python3": "; exit 127", "id": "0"}, "mac has no Python; a node needs 3.11 or newer"),
+        ({"id": "1000"}, "On mac we are user id 1000, and installing a node takes root. Set 'ansible_become: true'"),
     ],
     ids=["a Mac", "OpenBSD", "an old Python", "no Python", "not root"],
 )
-def test_a_host_that_can_take_no_node_is_named(tmp_path: Path, answered: dict[str, Any], what_to_do: str) -> None:
-    [said] = refusals(inventory(tmp_path, {"mac": lives("mac")}), "playbooks/preflight.yml", answered)
+def test_a_host_that_can_take_no_node_is_named(tmp_path: Path, commands: dict[str, str], what_to_do: str) -> None:
+    answered = raw(PREFLIGHT, tmp_path, **{"uname": "Linux"} | commands)
+    [said] = refusals(inventory(tmp_path, {"mac": lives("mac")}), PREFLIGHT, answered)
     assert what_to_do in said
 
 

@@ -33,7 +33,7 @@ FACTS = {
 
 
 def inventory(folder: Path, **mac: Any) -> Path:
-    """Write an inventory of a Mac and two servers, in a group whose hosts are reached as root. A fact None is left out."""
+    """Write an inventory of a Mac and two servers, in a group reached as root. A fact None is left out."""
     servers = {
         name: {"trishula_address": address, "trishula_agents": [{"name": name}]}
         for name, address in (("agni", "127.0.0.2"), ("rushabdev", "127.0.0.3"))  # nobody is there

@@ -1,6 +1,6 @@
 """A node on a Mac, put there by the playbooks, and everything that an operator does with it.
 
-On macOS this is a Mac (the job `macos` of the workflow); elsewhere the Mac of `mac.py`, with its stand-ins. What of it is
+On macOS this is a Mac (the job `macos` of the workflow); elsewhere the Mac of `mac.py`, with its stand-ins. What is
 data, tests/contract/test_macos.py asks in less time.
 """
 
