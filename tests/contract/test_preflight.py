@@ -97,7 +97,7 @@ def test_a_host_that_can_take_a_node_is_taken(tmp_path: Path) -> None:
         ),
         ({"uname": "OpenBSD", "id": "0"}, "mac is neither a Linux nor a Mac."),
         ({"python3": "3.10", "id": "0"}, "mac has Python 3.10; a node needs 3.11 or newer"),
-        ({"python3": "; exit 127", "id": "0"}, "mac has no Python; a node needs 3.11 or newer"),
+        ({"python3": "none", "id": "0"}, "mac has no Python; a node needs 3.11 or newer"),
         ({"id": "1000"}, "On mac we are user id 1000, and installing a node takes root. Set 'ansible_become: true'"),
     ],
     ids=["a Mac", "OpenBSD", "an old Python", "no Python", "not root"],

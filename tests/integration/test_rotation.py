@@ -20,10 +20,13 @@ from trishula.cli.sandbox import STANDARD, Place, Sandbox, until
 from trishula.protocol.envelope import State
 
 NOW = "2026-01-01T00:00:00Z"
-COMPLAINTS = re.compile(r"\btoken\b|turned away|deferred(?!.* has no link to)|ignored|unknown key|signature")
+COMPLAINTS = re.compile(
+    r"\btoken\b|turned away(?!.*: no TLS handshake \(Connection)"
+    r"|deferred(?!.* has no link to)|ignored|unknown key|signature"
+)
 """What a node says when something that it was sent is not good.
 
-That a laptop can't relay to a node that restarts is no such thing.
+That a laptop can't relay to a node that restarts is no such thing, and neither is a peer that ends while it dials.
 """
 
 
