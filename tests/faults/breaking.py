@@ -34,8 +34,13 @@ def cut(here: Node, there: Node) -> Iterator[Fault]:
 
 @contextlib.contextmanager
 def cut_off(node: Node) -> Iterator[Fault]:
-    """No packet passes between a host and any other."""
-    with _rules(node, "INPUT ! --in-interface lo", "OUTPUT ! --out-interface lo") as fault:
+    """No packet passes between a host and any other, but for the connections by which its operator looks on."""
+    operator = node.host.check_output("echo $SSH_CONNECTION").split()[0]
+    with _rules(
+        node,
+        f"INPUT ! --in-interface lo ! --source {operator}",
+        f"OUTPUT ! --out-interface lo ! --destination {operator}",
+    ) as fault:
         yield fault
 
 

@@ -86,10 +86,8 @@ def lacking(dropped: Iterable[Dropped]) -> list[str]:
 
 
 def _python(node: Node, agent: Agent, script: str, *argv: str, said: str) -> str:
-    container = node.facts["ansible_host"]
     run = subprocess.run(
-        ["docker", "exec", "--interactive", "--user", agent.user, container, "python3", "-c", script, *argv],
-        input=said, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        node.ssh(agent.user, "python3", "-c", script, *argv), input=said, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout

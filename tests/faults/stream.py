@@ -60,11 +60,7 @@ class Teller:
 
     def __init__(self, node: Node, user: str, *argv: str) -> None:
         self.said: list[dict[str, Any]] = []
-        self._process = subprocess.Popen(
-            ["docker", "exec", "--interactive", "--user", user, node.facts["ansible_host"], *argv],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        self._process = subprocess.Popen(node.ssh(user, *argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

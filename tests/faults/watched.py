@@ -19,7 +19,7 @@ End = tuple[str, str]
 _LINK = re.compile(r"link (?:to|from) (\S+) (up|down)\b")
 
 # Asks again and again: `journalctl --follow` at times sleeps on the last lines until somebody writes the next. Ends
-# with its stdin, since what docker exec has started outlives it.
+# with its stdin, since what ssh has started outlives it.
 _JOURNAL = f"""
 cursor=$(mktemp)
 while journalctl --cursor-file="$cursor" --quiet --output=json --output-fields=MESSAGE --unit={SERVICE}; do

@@ -26,6 +26,7 @@ class Operator:
         self.inventory = folder
         self.secrets = inventory / "secrets"
         (folder / "secrets").symlink_to(self.secrets)
+        (folder / ".ssh").symlink_to(inventory / ".ssh")
         (folder / "group_vars").symlink_to((inventory / "group_vars").resolve())
         (folder / "host_vars").mkdir()
         for path in (inventory / "host_vars").iterdir():

@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-import testinfra
 
 from operations.operator import AUTHORIZED, kids
+from topology.conftest import node_of
 from topology.nodes import CONFIG, SERVICE, Node, eventually
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def spare(inventory: Path, mesh: dict[str, Node]) -> Node:
     """The host that is no node yet."""
     facts = mesh["agni"].facts | SPARE
     facts |= {"ansible_host": facts["ansible_host"].removesuffix("agni") + "vayu"}
-    return Node("vayu", facts, testinfra.get_host("ansible://vayu", ansible_inventory=str(inventory)))
+    return node_of("vayu", facts, inventory)
 
 
 def test_a_fourth_node_is_added_by_an_edit_and_the_site(operator: Operator, mesh: dict[str, Node], spare: Node) -> None:

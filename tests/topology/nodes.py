@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ ROOMS = "/var/lib/trishula/fallback"
 SSH_CONFIG = "/etc/trishula/fallback/ssh_config"
 
 
+# ssh says by 255 that there is no connection, and so says an ssh that is run on a host.
+_SPARE_255 = '"$@"; code=$?; exit $((code == 255 ? 254 : code))'
+
+
 @dataclass(frozen=True)
 class Agent:
     name: str
@@ -42,11 +48,18 @@ class Agent:
         return f"{MAILBOXES}/{self.name}"
 
 
+def way_in(facts: Mapping[str, Any], inventory: Path) -> Path:
+    """The ssh configuration in which the hosts of an inventory are aliases. Raises `KeyError` for other hosts."""
+    config = facts["ansible_ssh_common_args"].removeprefix("-F ")
+    return Path(config.replace("{{ inventory_dir }}", str(inventory)))
+
+
 @dataclass(frozen=True)
 class Node:
     name: str
     facts: Mapping[str, Any]
     host: Host
+    ssh_config: Path
 
     @property
     def dials_only(self) -> bool:
@@ -55,6 +68,10 @@ class Node:
     @property
     def port(self) -> int:
         return int(self.facts["trishula_port"])
+
+    @property
+    def ssh_port(self) -> int:
+        return int(self.facts.get("ansible_port", 22))
 
     @cached_property
     def agents(self) -> list[Agent]:
@@ -70,6 +87,11 @@ class Node:
         """In its own network; behind NAT, nobody else's."""
         return self.host.check_output("hostname --all-ip-addresses").split()[0]
 
+    def ssh(self, user: str, *argv: str) -> list[str]:
+        """The command that runs another one on the host as one of its logins. It dies with its connection."""
+        options = ["-F", str(self.ssh_config), "-o", "ControlPath=none", "-o", "ServerAliveInterval=0"]
+        return ["ssh", *options, f"{user}@{self.facts['ansible_host']}", shlex.join(argv)]
+
     @property
     def pid(self) -> int:
         return int(self.properties(SERVICE, "MainPID")["MainPID"])
@@ -77,7 +99,7 @@ class Node:
     def run(self, *argv: object, user: str = "root") -> CommandResult:
         """Run a command as one of the host's users."""
         words = [str(word) for word in (["sudo", "-u", user, *argv] if user != "root" else argv)]
-        return self.host.run(" ".join(["%s"] * len(words)), *words)
+        return self.host.run(" ".join(["sh -c %s sh", *["%s"] * len(words)]), _SPARE_255, *words)
 
     def read(self, path: str) -> bytes:
         """A file's bytes."""

@@ -43,6 +43,7 @@ def play(playbook: str, *options: str, inventory: Path, tree: Path = ROOT) -> Ru
         env={
             **os.environ,
             "ANSIBLE_CONFIG": str(tree / "ansible.cfg"),
+            "ANSIBLE_BECOME_PASSWORD_FILE": str(ROOT / "molecule/shared/sudo-password"),
             "ANSIBLE_NOCOLOR": "1",
             "COLUMNS": "1000",
             "PATH": f"{os.environ['PATH']}:{ROOT / '.uv' / 'bin'}",

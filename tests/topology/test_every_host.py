@@ -34,7 +34,7 @@ def test_sshd_and_the_node_listen_and_nobody_else(node: Node) -> None:
         if address != "127.0.0.11":
             found.add((protocol, address, int(port)))
     ours = ("tcp", "127.0.0.1" if node.dials_only else "*", node.port)
-    assert found == {("tcp", "0.0.0.0", 22), ("tcp", "[::]", 22), ours}
+    assert found == {("tcp", "0.0.0.0", node.ssh_port), ("tcp", "[::]", node.ssh_port), ours}
 
 
 @pytest.mark.parametrize(("command", "v6"), [("iptables", ""), ("ip6tables", "6")])
@@ -42,7 +42,7 @@ def test_the_firewall_holds_these_rules_and_no_other(node: Node, command: str, v
     frame = node.host.check_output(f"{command} -S INPUT").splitlines()
     assert frame == [line.format(v6=v6) for line in UFW_FRAME]
 
-    ports = [22] if node.dials_only else [22, node.port]
+    ports = [node.ssh_port] if node.dials_only else sorted([node.ssh_port, node.port])
     chain = f"ufw{v6}-user-input"
     assert node.host.check_output(f"{command} -S {chain}").splitlines() == [
         f"-N {chain}",
@@ -57,7 +57,7 @@ def test_the_firewall_stands_again_after_a_reboot(node: Node) -> None:
 
 def test_ssh_still_answers_the_hosts_around_it(node: Node, neighbours: list[Node]) -> None:
     for neighbour in neighbours:
-        assert neighbour.connect(node.name, 22) == "open SSH-2.0-"
+        assert neighbour.connect(node.name, node.ssh_port) == "open SSH-2.0-"
 
 
 def test_a_port_that_nobody_named_is_closed_to_the_hosts_around_it(node: Node, neighbours: list[Node]) -> None:
