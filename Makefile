@@ -44,7 +44,7 @@ test: $(synced) ## lint, the Python tests, three converged hosts with short faul
 	@scripts/test
 
 test-all: $(synced) ## what CI runs: the long tests, too, and every scenario on converged hosts: 35 minutes
-	@scripts/test --all
+	@scripts/test --all $(PARTS)
 
 lint: $(synced) ## ruff, mypy --strict, yamllint, ansible-lint, shellcheck
 	ruff check .
