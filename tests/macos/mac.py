@@ -89,6 +89,7 @@ class Mac:
     def command(self, name: str, text: str) -> None:
         """Put a command before those of the machine."""
         path = self.folder / "bin" / name
+        path.unlink(missing_ok=True)  # a link would be written through
         path.write_text(f"#!/bin/sh\n{text}\n")
         path.chmod(0o755)
 
