@@ -95,8 +95,8 @@ def test_serve_says_where_everything_is_and_it_works(tmp_path: Path) -> None:
             trishula.Client(url=agni["url"], ca=agni["ca"], token_file=agni["token_file"]) as there,
         ):
             receipt = await here.send("agni", subject="try it")
-            await receipt.delivered(timeout=10)
-            assert (await there.receive(timeout=10)).id == receipt.id
+            await receipt.delivered(timeout=60)
+            assert (await there.receive(timeout=60)).id == receipt.id
             file = Path(agni["mailbox"]) / "inbox" / f"{receipt.id}.json"
             await until(file.exists, "the file is in the mailbox")
 
