@@ -66,7 +66,7 @@ def compile_once() -> None:
 
 @cache
 def site(inventory: str) -> tuple[DataLoader, InventoryManager, VariableManager, Play]:
-    """An inventory as Ansible reads it, and a play of all roles on it."""
+    """An inventory as Ansible reads it, once: another one has another path. And a play of all roles on it."""
     loader = DataLoader()
     loader.set_basedir(str(ROOT / "playbooks"))
     hosts = InventoryManager(loader=loader, sources=[str(ROOT / "inventory" / inventory)])
