@@ -61,7 +61,7 @@ def test_the_demo_ends_with_one_object_that_says_nothing_is_lost_or_doubled(tmp_
         assert (row["route"], row["delivered"]) == ("direct", True)
         assert row["latency_ms"] > 0
     assert (result["lost"], result["doubled"]) == (0, 0)
-    assert result["stored"] == result["delivered"] > 100
+    assert result["stored"] == result["delivered"] > 10
     files = [path for name in NAMES for path in (tmp_path / name / "state/mailboxes" / name / "inbox").glob("*.json")]
     assert len(files) == result["stored"]
     for words in ("kill -9 rushabdev", "linked again", "what arrived when", "lost 0, doubled 0"):
