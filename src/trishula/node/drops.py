@@ -164,7 +164,7 @@ def finish(agent: str, name: str, mark: Mark, raw: bytes, *, most: int) -> Messa
 def is_draft(folder: str, agent: str, name: str, payload: bytes) -> bool:
     """Whether the file there, finished, is the message with this payload: its place is the message's own."""
     seen = look(folder, agent, name, None, most=_LARGEST)
-    return isinstance(seen, Ready) and seen.message.payload == payload
+    return isinstance(seen, Ready) and (seen.message.payload == payload or seen.message.is_again(payload))
 
 
 def remove(folder: str, name: str, mark: Mark, raw: bytes) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ URGENT = "urgent"
 
 _full = msgspec.json.Decoder()
 _raw = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TIMESTAMP = re.compile(rb',\n  "timestamp": "[^"\\]*"\n}\n')
+"""The end of a payload to which a node added the timestamp."""
 _SHOWN = 80
 _TEXT_KEYS = ("type", "priority", "subject", "timestamp")
 
@@ -39,6 +42,7 @@ class Message:
     """A message as its origin fixed it.
 
     `payload` is the mailbox file, byte for byte; `digest` its SHA-256 in hex. `to` is as written: not yet expanded.
+    `written` is the length of what its agent wrote of the payload: all of it, or all but the timestamp at its end.
     """
 
     id: str
@@ -47,17 +51,23 @@ class Message:
     urgent: bool
     payload: bytes
     digest: str
+    written: int
+
+    def is_again(self, stored: bytes) -> bool:
+        """Whether the payload `stored` under this id is this message but for the timestamp, which a node added here."""
+        same = self.written < len(self.payload) and stored.startswith(self.payload[: self.written])
+        return same and _TIMESTAMP.fullmatch(stored, self.written) is not None
 
 
-def complete(raw: bytes, *, sender: str, new_id: str, timestamp: str, max_bytes: int) -> Message:
+def complete(raw: bytes, *, sender: str, new_id: str, timestamp: str | None, max_bytes: int) -> Message:
     """The message that agent `sender` wrote, with a missing `id`, `from` or `timestamp` filled in at the end.
 
-    `new_id` and `timestamp` are used only where the agent left them out. Raises `MessageError`, naming the key.
+    `new_id` and `timestamp` are used only where the agent left them out; None leaves the timestamp to the node.
+    Raises `MessageError`, naming the key.
     """
     value = _decode(raw, max_bytes)
-    missing = [
-        (key, given) for key, given in (("id", new_id), ("from", sender), ("timestamp", timestamp)) if key not in value
-    ]
+    given = {"id": new_id, "from": sender} | ({} if timestamp is None else {"timestamp": timestamp})
+    missing = [(key, text) for key, text in given.items() if key not in value]
     value.update(missing)
     _check(value)
     if value["from"] != sender:
@@ -71,7 +81,8 @@ def complete(raw: bytes, *, sender: str, new_id: str, timestamp: str, max_bytes:
     payload = _lay_out(raw, missing)
     if len(payload) > max_bytes:
         raise _too_large(len(payload), max_bytes)
-    return _message(value, payload)
+    dated = bool(missing) and missing[-1][0] == "timestamp"
+    return _message(value, payload, payload.rindex(b",\n") if dated else len(payload))
 
 
 def inspect(payload: bytes, *, max_bytes: int) -> Message:
@@ -81,7 +92,7 @@ def inspect(payload: bytes, *, max_bytes: int) -> Message:
         if key not in value:
             raise MessageError(f'the payload has no "{key}"', key=key)
     _check(value)
-    return _message(value, payload)
+    return _message(value, payload, len(payload))
 
 
 def digest_of(payload: bytes) -> str:
@@ -97,7 +108,7 @@ def id_of_file(agent: str, name: str, mtime_ns: int, raw: bytes) -> str:
     return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 
-def _message(value: dict[str, Any], payload: bytes) -> Message:
+def _message(value: dict[str, Any], payload: bytes, written: int) -> Message:
     to = value["to"]
     return Message(
         id=value["id"],
@@ -106,6 +117,7 @@ def _message(value: dict[str, Any], payload: bytes) -> Message:
         urgent=value.get("priority") == URGENT,
         payload=payload,
         digest=digest_of(payload),
+        written=written,
     )
 
 
@@ -180,7 +192,7 @@ def _check(value: dict[str, Any]) -> None:
 def _lay_out(raw: bytes, missing: list[tuple[str, str]]) -> bytes:
     """One top-level key a line, values verbatim, the missing fields last, a newline at the end."""
     fields = [(key, bytes(slice_)) for key, slice_ in _raw.decode(raw).items()]
-    fields += [(key, msgspec.json.encode(given)) for key, given in missing]
+    fields += [(key, msgspec.json.encode(text)) for key, text in missing]
     return b"{\n" + b",\n".join(b"  %b: %b" % (msgspec.json.encode(key), slice_) for key, slice_ in fields) + b"\n}\n"
 
 
