@@ -11,12 +11,13 @@ import hashlib
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from trishula.protocol.errors import MessageError
+from trishula.protocol.json_faults import explain
 from trishula.protocol.names import PROBE, is_agent, is_message_id
 
 _FILES = bytes.fromhex("7d5c1d0a5a435c1f9f0e6f1f2b8a9c10")
@@ -33,6 +34,7 @@ _full = msgspec.json.Decoder()
 _raw = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TIMESTAMP = re.compile(rb',\n  "timestamp": "[^"\\]*"\n}\n')
 """The end of a payload to which a node added the timestamp."""
+_TTL = re.compile(r"ttl(_\w+)?", re.IGNORECASE)
 _SHOWN = 80
 _TEXT_KEYS = ("type", "priority", "subject", "timestamp")
 
@@ -51,7 +53,7 @@ class Message:
     urgent: bool
     payload: bytes
     digest: str
-    written: int
+    written: int = field(compare=False)
 
     def is_again(self, stored: bytes) -> bool:
         """Whether the payload `stored` under this id is this message but for the timestamp, which a node added here."""
@@ -78,6 +80,7 @@ def complete(raw: bytes, *, sender: str, new_id: str, timestamp: str | None, max
             value=value["from"],
             fix=f'leave out "from" or set it to "{sender}"',
         )
+    _check_unread(value)
     payload = _lay_out(raw, missing)
     if len(payload) > max_bytes:
         raise _too_large(len(payload), max_bytes)
@@ -133,7 +136,7 @@ def _decode(raw: bytes, max_bytes: int) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         if isinstance(error, MessageError):
             raise
-        raise MessageError(f"not valid JSON: {error}", fix="write one JSON object in UTF-8") from None
+        raise explain(raw, error) from None
     if not isinstance(value, dict):
         raise MessageError(f"a message is a JSON object, not {_kind(value)}")
     # The brackets are counted first because nearly every message passes that way without the walk.
@@ -187,6 +190,19 @@ def _check(value: dict[str, Any]) -> None:
             raise MessageError(f'"{key}" is text, not {_kind(value[key])}', key=key, value=_short(value[key]))
     if not isinstance(value.get("reply_to"), str | None):
         raise MessageError(f'"reply_to" is an id or null, not {_kind(value["reply_to"])}', key="reply_to")
+
+
+def _check_unread(value: dict[str, Any]) -> None:
+    """Refuse what reads like an order to the mesh that it would not hear."""
+    key = next((key for key in value if _TTL.fullmatch(key)), None)
+    if key is not None:
+        raise MessageError(
+            f'"{key}" in a message changes nothing: how long it is kept is not a part of it',
+            key=key,
+            value=_short(value[key]),
+            fix=f"leave it out and say it beside the message: `trishula send --ttl SECONDS`, ttl_s= in Python; if it is"
+            f' for the recipient, call it other than "{key}"',
+        )
 
 
 def _lay_out(raw: bytes, missing: list[tuple[str, str]]) -> bytes:
