@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import msgspec
 
 import trishula
 from trishula.cli.main import DONE
-from trishula.cli.output import clock, milliseconds, print_json, print_table, visible
+from trishula.cli.output import bounced_line, clock, milliseconds, print_json, print_table, visible
 from trishula.cli.reach import with_node
 from trishula.cli.usage import UsageError
 from trishula.client.client import MOST_LISTED
@@ -58,15 +59,18 @@ def inbox(arguments: argparse.Namespace) -> int:
 
     async def work(mesh: trishula.Client) -> int:
         messages: list[dict[str, Any]] = []
+        bounced: dict[str, Any] = {"count": 0, "oldest": None, "reason": ""}
         more = True
         while more and len(messages) < arguments.limit:
             after = messages[-1]["cursor"] if messages else 0
             page = await mesh.inbox(after=after, limit=min(MOST_LISTED, arguments.limit - len(messages)))
             messages += page["messages"]
             more = page["more"]
+            bounced = page.get("bounced", bounced)  # a node that is older than this command says nothing of it
         if arguments.json:
-            print_json({"messages": messages, "more": more})
-        elif not messages:
+            print_json({"messages": messages, "more": more, "bounced": bounced})
+            return DONE
+        if not messages:
             print(f"{mesh.agent} has no unread messages")
         else:
             print_table(
@@ -78,6 +82,8 @@ def inbox(arguments: argparse.Namespace) -> int:
             )
             if more:
                 print(f"and more; --limit {2 * arguments.limit} shows them")
+        if bounced["count"]:
+            print(f"\n{visible(bounced_line(mesh.agent, bounced, now=time.time() * 1000))}")
         return DONE
 
     return with_node(arguments, work)

@@ -8,7 +8,7 @@ from typing import Any
 
 import trishula
 from trishula.cli.main import DONE
-from trishula.cli.output import age, milliseconds, print_json, print_table, size, visible
+from trishula.cli.output import age, bounced_line, milliseconds, print_json, print_table, size, visible
 from trishula.cli.reach import with_node
 
 
@@ -82,12 +82,19 @@ def print_status(found: dict[str, Any], *, now: float) -> None:
     for name, agent in sorted(found["agents"].items()):
         if agent["outbox"]["waiting"]:
             print(visible(f"\n{agent['outbox']['waiting']} in the outbox of {name} wait: {agent['outbox']['problem']}"))
+    _print_bounced(found["agents"], now)
     for name, peer in peers:
         if peer["rsync"] and peer["rsync"]["problem"]:
             print(visible(f"\nrsync with {name} failed last: {peer['rsync']['problem']}"))
     silent = [name for name, peer in peers if not peer["agents"]]
     if silent:
         print(f"\nnothing is known of the agents of {', '.join(silent)} while there is no link")
+
+
+def _print_bounced(agents: dict[str, Any], now: float) -> None:
+    for name, agent in sorted(agents.items()):
+        if agent.get("bounced", {}).get("count"):  # a node that is older than this command says nothing of it
+            print(f"\n{visible(bounced_line(name, agent['bounced'], now=now))}")
 
 
 def _certificate(days: int, *, soon: bool) -> str:

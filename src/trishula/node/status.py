@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any, Protocol
 
@@ -35,6 +36,7 @@ async def status(node: Reporting) -> dict[str, Any]:
     """All of it, as plain values."""
     hub, store, config = node.hub, node.store, node.config
     counts = await store.read(lambda db: queries.counts(db, config.agents))
+    bounced = await asyncio.to_thread(lambda: {agent: box.summary() for agent, box in node.outboxes.bounced.items()})
     problem = node.problem()
     return {
         "node": config.node,
@@ -64,6 +66,7 @@ async def status(node: Reporting) -> dict[str, Any]:
                 "oldest": counts.oldest.get(agent),
                 "attached": hub.attached(agent),
                 "outbox": node.outboxes.waiting(agent),
+                "bounced": bounced[agent],
             }
             for agent in config.agents
         },
