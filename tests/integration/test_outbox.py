@@ -180,13 +180,16 @@ async def _later(mesh: Sandbox) -> str:
     return subject
 
 
-def test_a_drop_that_is_called_by_its_id_is_replaced_and_the_same_again_changes_nothing(three_nodes: Sandbox) -> None:
+@pytest.mark.parametrize("given", [{"timestamp": "t"}, {}], ids=["dated", "undated"])
+def test_a_drop_that_is_called_by_its_id_is_replaced_and_the_same_again_changes_nothing(
+    three_nodes: Sandbox, given: dict[str, str]
+) -> None:
     async def send() -> None:
         message_id = new("named")
         folder = outbox(three_nodes, "mac")
         path = folder / f"{message_id}.json"
         for name in (path.name, path.name, "copy.json"):
-            drop(folder, name, {"id": message_id, "from": "mac", "to": "agni", "subject": message_id, "timestamp": "t"})
+            drop(folder, name, {"id": message_id, "from": "mac", "to": "agni", "subject": message_id, **given})
             await arrived(three_nodes, "agni", message_id)
             await until(lambda: path.exists() and path.read_bytes().startswith(b"{\n"), "the payload stands there")
             await until(lambda: not (folder / "copy.json").exists(), "a copy is taken out")

@@ -149,6 +149,8 @@ class Outbox:
         """Half-written files."""
         self._refused: dict[str, float] = {}
         """What can't be sent now, and when to try it again."""
+        self._unsure: set[str] = set()
+        """Messages whose file was missing and may just have been written: it is looked for again."""
         self._seen = 0
         self._inode = 0
         self._look_at = 0.0
@@ -242,6 +244,7 @@ class Outbox:
         self._todo.update(dict.fromkeys(found))
         # What has just changed may have done so again under the same time stamp: 1 says that it is to be looked at.
         self._seen = changed if time.time_ns() - changed > drops.SETTLED_NS else 1
+        await self._write_again(await asyncio.to_thread(self._still_missing))
         end = time.monotonic()
         self._soon = end + 2 * (end - clock)
         self._look_at = end + max(_LOOK_OFTEN_S if watcher.problem else _LOOK_EVERY_S, _REST * (end - clock))
@@ -384,18 +387,30 @@ class Outbox:
         self._todo.update(dict.fromkeys(left.changed))
         for name, error in left.stuck.items():
             self._wait(name, _MUCH_LATER_S, f"{drops.text_of(name)} can't be taken out of the outbox: {error}")
-        if left.without_file:
-            await self._store.write(lambda db: queries.write_outbox_again(db, self._agent, left.without_file))
+        await self._write_again(left.without_file)
+
+    async def _write_again(self, ids: list[str]) -> None:
+        """Have the files of stored messages written that were taken out of the outbox with what lay in their place."""
+        if ids:
+            self._unsure |= {*ids}
+            unmarked = await self._store.write(lambda db: queries.write_outbox_again(db, self._agent, ids))
+            self._unsure -= {*ids} - {*unmarked}
             self._projector.wake()
+
+    def _still_missing(self) -> list[str]:
+        unsure, self._unsure = self._unsure, set()
+        return [name for name in unsure if not os.path.lexists(f"{self.folder}/{name}.json")]
 
     def _clear_away(self, stored: list[tuple[Ready, bool]], bad: list[Bad]) -> _Left:
         """In a thread."""
         left = _Left()
         for ready, fresh in stored:
+            # Our file took its place, and another drop of the same bytes the place of that, with the same inode again.
+            exact = fresh and self._is_marked(ready)
             left.note(ready.name, partial(self._put_away, ready))
             self.bounced.left(ready.name)
             path = f"{self.folder}/{ready.message.id}.json"
-            if not fresh and not holds(path, ready.message.payload):
+            if not exact and not holds(path, ready.message.payload):
                 left.without_file.append(ready.message.id)
         for item in bad:
             log.warning("%s in the outbox of %s was not sent: %s", item.name, self._agent, item.error)
@@ -404,6 +419,11 @@ class Outbox:
             if item.error.code == "id_conflict" and not os.path.lexists(f"{self.folder}/{item.error.value}.json"):
                 left.without_file.append(str(item.error.value))  # it lay in its place
         return left
+
+    def _is_marked(self, ready: Ready) -> bool:
+        with contextlib.suppress(OSError):
+            return drops.mark_of(os.lstat(self.folder / ready.name)) == ready.mark
+        return False
 
     def _put_away(self, ready: Ready) -> bool:
         message = ready.message
