@@ -19,9 +19,10 @@ mesh: hosts ## three systemd hosts on this machine, and on them the mesh by site
 	@ansible-playbook site.yml
 	@printf '%s\n' '' \
 	  'Look inside:' \
-	  '  docker exec -it trishula-mac bash    a shell on a host (or trishula-agni, trishula-rushabdev); there:' \
-	  '    trishula status                      links, agents, what waits' \
-	  '    journalctl -u trishula-node          what its node said' \
+	  '  ssh -F inventory/local/.ssh/config openclaw@trishula-mac    an agent on a host (or trishula-agni, trishula-rushabdev):' \
+	  '    trishula status                                             links, agents, what waits' \
+	  '  ssh -F inventory/local/.ssh/config root@trishula-mac        its operator:' \
+	  '    journalctl -u trishula-node                                 what its node said' \
 	  '  make down                            removes it all'
 
 hosts: $(synced) ## only the three hosts, bare

@@ -344,9 +344,8 @@ def test_a_key_opens_no_other_account(push: tuple[Node, Node], user: str) -> Non
 
 def test_the_pull_key_of_a_server_opens_nothing(mesh: dict[str, Node]) -> None:
     for here, there in itertools.permutations(SERVERS, 2):
-        tried = ssh(
-            mesh[here], "-o", f"IdentityFile={KEYS}/pull", "-F", "/dev/null", *pinned(), f"{ACCOUNT}@{there}", "id"
-        )
+        where = ["-p", str(mesh[there].ssh_port), "-o", f"HostKeyAlias={there}", f"{ACCOUNT}@{there}"]
+        tried = ssh(mesh[here], "-o", f"IdentityFile={KEYS}/pull", "-F", "/dev/null", *pinned(), *where, "id")
         refused(tried, "Permission denied")
 
 

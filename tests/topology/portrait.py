@@ -1,0 +1,47 @@
+"""All that a host has, compared with itself at another time: nothing changes that is not ours."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from topology.playbooks import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from topology.nodes import Node
+
+_SCRIPT = (ROOT / "molecule/shared/portrait").read_text("utf-8")
+
+BY_ITSELF = re.compile(
+    r"(file|folder|content) (/root|/home/\w+|/srv/people/\w+)/\.ansible\b"  # Ansible's own, on every host that it works on
+    r"|content /etc/(passwd|group|shadow|gshadow)-? |file /etc/(passwd|group|shadow|gshadow|subuid|subgid)- "
+    r"|(file|content) /etc/(ld\.so\.cache|mailcap|machine-id|resolv\.conf|hosts)\b"
+    r"|(file|folder|content) /etc/ufw\b|(file|content) /etc/default/ufw\b"  # rewritten when it is switched on and off
+    r"|(file|folder|content) /var/lib/(private|apt|ucf|pam|python|man-db|systemd|logrotate|dbus)\b"
+    r"|(file|folder|content) /etc/\.(pwd\.lock|updated)"
+)
+"""What the system itself rewrites while packages, accounts and the firewall come and go; their entries are compared."""
+
+
+def portrait(node: Node) -> set[str]:
+    """As it is now."""
+    run = node.run("sh", "-c", _SCRIPT)
+    assert run.rc == 0, run.stderr
+    return lines(run.stdout)
+
+
+def before(inventory: Path, name: str) -> set[str]:
+    """As it was before anything of ours came, which molecule/shared/prepare.yml has noted."""
+    return lines((inventory / ".before" / name).read_text("utf-8"))
+
+
+def lines(said: str) -> set[str]:
+    return {line for line in said.splitlines() if not BY_ITSELF.match(line)}
+
+
+def undeclared(then: set[str], now: set[str], declared: str) -> list[str]:
+    """What came (+) and went (-) that the regular expression does not declare, at the start of a line."""
+    changes = [f"+ {line}" for line in now - then] + [f"- {line}" for line in then - now]
+    return sorted(change for change in changes if not re.match(declared, change, re.VERBOSE))
