@@ -467,7 +467,8 @@ def test_a_file_whose_name_is_no_text_stops_no_node(tmp_path: Path, where: str) 
         drop(folder, os.fsdecode(b"\xff-bad.json"), {})
         if where == "outbox":
             await arrived(mesh, "agni", "odd")
-            await is_empty_but_for(folder, f"{of_subject(mesh, 'mac', 'outbox', 'odd')[0]['id']}.json")
+            (message_id,) = {found["id"] for found in of_subject(mesh, "agni", "inbox", "odd")}
+            await is_empty_but_for(folder, f"{message_id}.json")
         drop(outbox(mesh, "mac"), "next.json", {"to": "agni", "subject": "the next one"})
         await arrived(mesh, "agni", "the next one")
         mesh.kill("mac")
