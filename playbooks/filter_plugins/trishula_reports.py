@@ -22,6 +22,7 @@ def status(answers: Answers, now: float) -> str:
     hosts = [("HOST", "NODE", "VERSION", "UP", "CERTIFICATE", "STORE", "FREE", "CLOCK", "UNREAD")]
     links = [("FROM", "TO", "LINK", "FOR", "ROUND TRIP", "ROUTE", "BACKLOG", "HELD FOR IT")]
     agents = [("AGENT", "NODE", "ATTACHED", "UNREAD", "OLDEST")]
+    bounced = []
     for host, answer in answers.items():
         node = nodes.get(host)
         if node is None:
@@ -51,7 +52,9 @@ def status(answers: Answers, now: float) -> str:
         for name, agent in sorted(node["agents"].items()):
             oldest = "-" if agent["oldest"] is None else _age(now - agent["oldest"] / 1000)
             agents.append((name, host, "yes" if agent["attached"] else "no", str(agent["unread"]), oldest))
-    return "\n\n".join(_table(rows) for rows in (hosts, links, agents) if len(rows) > 1)
+            bounced += _bounced(name, host, agent.get("bounced", {}), now)
+    tables = [_table(rows) for rows in (hosts, links, agents) if len(rows) > 1]
+    return "\n\n".join([*tables, *(["\n".join(bounced)] if bounced else [])])
 
 
 def status_problems(answers: Answers) -> list[str]:
@@ -134,6 +137,16 @@ def _free(disks: dict[str, Any]) -> str:
 def _backlog(peer: dict[str, Any]) -> str:
     held = [f"{count} with {node}" for node, count in sorted(peer["custody"].items())]
     return f"{peer['backlog']} ({', '.join(held)})" if held else str(peer["backlog"])
+
+
+def _bounced(agent: str, host: str, bounced: dict[str, Any], now: float) -> list[str]:
+    count = bounced.get("count", 0)
+    if not count:
+        return []
+    files = "1 file" if count == 1 else f"{count} files"
+    since = _age(now - bounced["oldest"] / 1000)
+    fix = f"'trishula bounced --agent {agent}' on {host}"
+    return [f"{agent} has {files} in bounced/, the oldest for {since}: {bounced['reason']}: {fix}"]
 
 
 def _certificate(answer: dict[str, Any], now: float) -> str:

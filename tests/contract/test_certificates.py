@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.contract.conftest import ROOT, Site, _render, filters, run_role
+
+from trishula.node.certificate import WARN_DAYS
+from trishula.node.checks import EXPIRES_SOON_S
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -307,3 +311,22 @@ def test_a_new_certificate_reloads_the_node_and_a_new_ca_restarts_it(site: Site)
         assert reload.endswith("systemctl try-reload-or-restart trishula-node.service")
         # At the first install there is no such unit yet, and nothing to be reloaded.
         assert subprocess.run(["/bin/sh", "-c", reload], env={"PATH": "/nowhere"}, check=False).returncode == 0
+
+
+# ── When it is renewed ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_readme_roles_and_node_say_the_same_days() -> None:
+    defaults = yaml.safe_load((ROOT / "roles/trishula_tls/defaults/main.yml").read_text())
+    ours, theirs = defaults["trishula_tls_renew_below_days"], defaults["trishula_tls_letsencrypt_renew_below_days"]
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"renews such a certificate when it has less than {ours} days left" in readme
+    renewed = (
+        f"a certificate of the mesh CA with less than {ours} days left, one of Let's Encrypt with less than {theirs} "
+    )
+    assert f"less than {WARN_DAYS} days left. Run `site.yml`: it renews {renewed}" in readme
+    assert f"From {WARN_DAYS} days before its end" in readme
+    assert f"ends in less than {WARN_DAYS} days" in " ".join((ROOT / "docs/configuration.md").read_text().split())
+    reports = (ROOT / "playbooks/filter_plugins/trishula_reports.py").read_text()
+    assert f"\nCERTIFICATE_WARN_DAYS = {WARN_DAYS}\n" in reports
+    assert EXPIRES_SOON_S == WARN_DAYS * 24 * 3600

@@ -81,6 +81,17 @@ def test_status_shows_hosts_links_backlog_unread_versions_and_certificates() -> 
     ]
 
 
+def test_status_says_which_agents_have_files_that_were_not_sent() -> None:
+    agent = node()["agents"]["mac"]
+    some = agent | {"bounced": {"count": 9, "oldest": (NOW - 7200) * 1000, "reason": "there is no agent 'x'"}}
+    none = agent | {"bounced": {"count": 0, "oldest": None, "reason": ""}}
+    table = reports.status({"mac": answer(node(agents={"dhyana": none, "mac": some}))}, NOW).splitlines()
+    assert [line for line in table if "bounced" in line] == [
+        "mac has 9 files in bounced/, the oldest for 2 h: there is no agent 'x': 'trishula bounced --agent mac' on mac"
+    ]
+    assert reports.status_problems({"mac": answer(node(agents={"mac": some}))}, NOW) == []
+
+
 def test_a_host_that_is_not_there_is_named_and_the_others_are_shown() -> None:
     gone = node()["peers"]["agni"] | {"linked": False}
     missed = [finding("link", "failed", "agni is not linked: no answer in time", "wait", "agni")]

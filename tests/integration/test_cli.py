@@ -356,3 +356,34 @@ def test_node_adopt_makes_a_store_where_there_is_none(tmp_path: Path) -> None:
         assert "start the node" in adopted.stdout
         mesh.start("mac")
         asyncio.run(mesh.up("mac"))
+
+
+# ---------------------------------------------------------------- bounced
+
+
+def test_bounced_lists_what_was_not_sent_and_inbox_and_status_say_that_there_is_some(lonely: Sandbox) -> None:
+    socket = lonely.home("mac").socket("mac")
+    mailbox = lonely.home("mac").mailbox("mac")
+    assert trishula("bounced", socket=socket).stdout == "mac has nothing in bounced/\n"
+    assert "bounced/" not in trishula("status", socket=socket).stdout + trishula("inbox", socket=socket).stdout
+    (mailbox / "outbox" / "bad.json").write_text('{"to": "mac", "ttl": 60}')
+    asyncio.run(until((mailbox / "bounced" / "bad.json").exists, "it bounces", seconds=60))
+
+    listed = trishula("bounced", socket=socket)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert listed.stdout.startswith("bad.json  not sent, ")
+    assert "\n  reason: " in listed.stdout
+    assert "\n  fix:    leave it out" in listed.stdout
+    (item,) = json.loads(trishula("bounced", "--json", socket=socket).stdout)["files"]
+    assert {*item} == {"file", "state", "reason", "fix", "at"}
+    for command in ("inbox", "status"):
+        assert "\n1 file in bounced/ of mac, the oldest for " in trishula(command, socket=socket).stdout
+    assert json.loads(trishula("inbox", "--json", socket=socket).stdout)["bounced"]["count"] == 1
+
+    again = trishula("bounced", "--retry", "bad.json", socket=socket)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "--ttl" in again.stderr
+    (mailbox / "bounced" / "bad.json").write_text('{"to": "mac"}')
+    asyncio.run(until(lambda: not (mailbox / "bounced" / "bad.json").exists(), "it is sent", seconds=60))
+    assert trishula("bounced", "--retry", "bad.json", socket=socket).returncode == 1
+    assert trishula("bounced", socket=socket).stdout == "mac has nothing in bounced/\n"

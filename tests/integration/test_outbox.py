@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import trishula
 from trishula.cli.sandbox import Sandbox, until
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -180,13 +182,16 @@ async def _later(mesh: Sandbox) -> str:
     return subject
 
 
-def test_a_drop_that_is_called_by_its_id_is_replaced_and_the_same_again_changes_nothing(three_nodes: Sandbox) -> None:
+@pytest.mark.parametrize("given", [{"timestamp": "t"}, {}], ids=["dated", "undated"])
+def test_a_drop_that_is_called_by_its_id_is_replaced_and_the_same_again_changes_nothing(
+    three_nodes: Sandbox, given: dict[str, str]
+) -> None:
     async def send() -> None:
         message_id = new("named")
         folder = outbox(three_nodes, "mac")
         path = folder / f"{message_id}.json"
         for name in (path.name, path.name, "copy.json"):
-            drop(folder, name, {"id": message_id, "from": "mac", "to": "agni", "subject": message_id, "timestamp": "t"})
+            drop(folder, name, {"id": message_id, "from": "mac", "to": "agni", "subject": message_id, **given})
             await arrived(three_nodes, "agni", message_id)
             await until(lambda: path.exists() and path.read_bytes().startswith(b"{\n"), "the payload stands there")
             await until(lambda: not (folder / "copy.json").exists(), "a copy is taken out")
@@ -240,6 +245,8 @@ def test_what_can_not_be_sent_is_in_bounced_with_its_reason(
         bounced = three_nodes.home("mac").mailbox("mac") / "bounced"
         begun = time.monotonic()
         (outbox(three_nodes, "mac") / name).write_text(text)
+        if key is None:
+            os.utime(outbox(three_nodes, "mac") / name, (1000, 1000))  # or half of a message would be waited for
         await until((bounced / name).exists, "it bounces", seconds=PATIENCE_S)
         if key is None:
             assert time.monotonic() - begun > 1.9, "it might have got better"
@@ -265,6 +272,172 @@ def test_an_id_that_stands_for_another_message_bounces_and_the_first_one_stays(t
         await until(lambda: content(path) == first, "the first one is there again")
 
     asyncio.run(send())
+
+
+@pytest.mark.parametrize("ways", [("socket", "socket"), ("drop", "drop"), ("socket", "drop"), ("drop", "socket")])
+def test_the_same_bytes_again_are_the_same_message_though_nobody_dated_them(
+    three_nodes: Sandbox, ways: tuple[str, str]
+) -> None:
+    message_id = new("undated")
+    folder = outbox(three_nodes, "mac")
+    bounced = three_nodes.home("mac").mailbox("mac") / "bounced"
+
+    async def send(way: str, body: str = "x") -> str:
+        raw = json.dumps({"to": "agni", "id": message_id, "subject": message_id, "body": body}).encode()
+        if way == "socket":
+            async with three_nodes.client("mac") as mac:
+                return (await mac.send(raw)).digest
+        (folder / f"copy-of-{message_id}.json").write_bytes(raw)
+        await until(lambda: not (folder / f"copy-of-{message_id}.json").exists(), "it is taken out", seconds=PATIENCE_S)
+        return ""
+
+    async def work() -> None:
+        digests = set()
+        for way in ways:
+            digests.add(await send(way))
+            await arrived(three_nodes, "agni", message_id)
+        stored = hashlib.sha256((folder / f"{message_id}.json").read_bytes()).hexdigest()
+        assert digests <= {stored, ""}
+        assert not list(bounced.glob(f"*{message_id}*"))
+        with pytest.raises(trishula.SendError, match="already sent another message"):
+            await send("socket", "y")
+        await send("drop", "y")
+        reason = json.loads((bounced / f"copy-of-{message_id}.json.reason.json").read_text())
+        assert reason["code"] == "id_conflict"
+        assert (await arrived(three_nodes, "agni", message_id))["body"] == "x"
+
+    asyncio.run(work())
+
+
+def test_a_client_that_names_the_id_may_say_the_same_again(three_nodes: Sandbox) -> None:
+    async def work() -> None:
+        message_id = new("again")
+        async with three_nodes.client("mac") as mac:
+            first = await mac.send("agni", id=message_id, body="x")
+            again = await mac.send("agni", id=message_id, body="x")
+            assert first.digest == again.digest
+            with pytest.raises(trishula.SendError, match="already sent another message"):
+                await mac.send("agni", id=message_id, body="y")
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b'\xef\xbb\xbf{"to": "agni"}', ["byte order mark", "(byte 0)"]),
+        ('{"to": "agni"}'.encode("utf-16"), ["UTF-16", "iconv -f UTF-16"]),
+        (rb'{"to": "agni", "body": "\ud83d"}', [r"\ud83d", "surrogate", "line 1, column 25 (byte 24)"]),
+        ('{"to": "agni",\n"body": "Grüße"}'.encode("latin-1"), ["0xFC", "line 2, column 12 (byte 26)", "LATIN1"]),
+        (b'{"to": "agni"}\0\0', ["NUL byte", "(byte 14)"]),
+        (b'{"to": "agni", "ttl": 60}', ['"ttl"', "--ttl"]),
+    ],
+    ids=["bom", "utf-16", "surrogate", "latin-1", "nul", "ttl"],
+)
+def test_what_is_wrong_with_a_drop_is_named_with_place_and_fix(
+    three_nodes: Sandbox, text: bytes, words: list[str]
+) -> None:
+    async def work() -> None:
+        name = f"{new('wrong')}.json"
+        bounced = three_nodes.home("mac").mailbox("mac") / "bounced"
+        (outbox(three_nodes, "mac") / name).write_bytes(text)
+        await until((bounced / name).exists, "it bounces", seconds=PATIENCE_S)
+        told = json.loads((bounced / f"{name}.reason.json").read_text())["text"]
+        assert [word for word in words if word not in told] == []
+
+    asyncio.run(work())
+
+
+def test_the_beginning_of_a_message_waits_for_a_slow_writer(three_nodes: Sandbox) -> None:
+    async def work() -> None:
+        subject = new("slow")
+        with (outbox(three_nodes, "mac") / f"{subject}.json").open("w") as file:
+            file.write('{"to":"agni",')
+            file.flush()
+            await asyncio.sleep(5)  # longer than what is invalid is left there
+            assert (outbox(three_nodes, "mac") / f"{subject}.json").exists()
+            file.write(f'"subject":"{subject}"}}')
+        await arrived(three_nodes, "agni", subject)
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("how", ["in place", "by its first writer", "moved back", "replaced"])
+def test_what_bounced_is_sent_when_it_is_mended_and_its_reason_goes(three_nodes: Sandbox, how: str) -> None:
+    async def work() -> None:
+        subject = new("mended")
+        path = outbox(three_nodes, "mac") / f"{subject}.json"
+        there = three_nodes.home("mac").mailbox("mac") / "bounced" / path.name
+        reason = there.with_name(f"{path.name}.reason.json")
+        good = json.dumps({"to": "agni", "subject": subject})
+        with path.open("w") as writer:
+            writer.write("?" * len(good))
+            writer.flush()
+            await until(there.exists, "it bounces", seconds=PATIENCE_S)
+            if how == "by its first writer":
+                writer.seek(0)
+                writer.write(good)
+        if how == "in place":
+            there.write_text("{}")
+            await until(lambda: "no recipient" in reason.read_text(), "it has another reason", seconds=PATIENCE_S)
+            there.write_text(good)
+        elif how == "moved back":
+            there.write_text("still not")
+            there.rename(path)
+            path.write_text(good)
+        elif how == "replaced":
+            path.with_name(".new").write_text(good)
+            path.with_name(".new").rename(there)
+        await arrived(three_nodes, "agni", subject)
+        await until(lambda: not there.exists() and not reason.exists(), "nothing is left of it", seconds=PATIENCE_S)
+        await until(lambda: not path.exists(), "and the message stands under its id", seconds=PATIENCE_S)
+
+    asyncio.run(work())
+
+
+def test_nine_bounced_files_are_counted_listed_and_sent_again_when_mended(tmp_path: Path) -> None:
+    async def work(mesh: Sandbox) -> None:
+        bounced = mesh.home("mac").mailbox("mac") / "bounced"
+        drop(outbox(mesh, "mac"), "first.json", {"to": "nobody"})
+        await until((bounced / "first.json").exists, "it bounces", seconds=PATIENCE_S)
+        for number in range(8):
+            drop(outbox(mesh, "mac"), f"{number}.json", {"subject": "to nobody"})
+        await until(lambda: len(list(bounced.glob("[!.]*.json"))) == 18, "nine of them", seconds=PATIENCE_S)
+
+        async def counted(count: int) -> bool:
+            async with mesh.client("mac") as mac:
+                told = [(await mac.inbox())["bounced"], (await mac.status())["agents"]["mac"]["bounced"]]
+                assert told[0] == told[1]
+                return told[0]["count"] == count
+
+        assert await counted(9)
+        async with mesh.client("mac") as mac:
+            listed = await mac.bounced()
+            first = listed["files"][0]
+            assert (first["file"], first["state"], first["reason"]) == (
+                "first.json",
+                "not sent",
+                "there is no agent 'nobody'",
+            )
+            assert "agni" in first["fix"]
+            assert [len(listed["files"]), listed["more"]] == [9, False]
+            assert (await mac.bounced(limit=8))["more"]
+            with pytest.raises(trishula.RequestError, match="no recipient"):
+                await mac.retry("0.json")
+            with pytest.raises(trishula.RequestError, match="no such bounced file"):
+                await mac.retry("none.json")
+        for number in range(8):
+            drop(bounced, f"{number}.json", {"to": "agni", "subject": f"mended {number}"})
+            await arrived(mesh, "agni", f"mended {number}")
+        await until(lambda: counted(1), "one is left", seconds=PATIENCE_S)
+        mesh.kill("mac")
+        mesh.start("mac")
+        await mesh.linked()
+        await until(lambda: counted(1), "and stays there", seconds=PATIENCE_S)
+        async with mesh.client("agni") as agni:
+            assert (await agni.inbox())["bounced"] == {"count": 0, "oldest": None, "reason": ""}
+
+    in_a_mesh(tmp_path, work, homes=TWO)
 
 
 # ---------------------------------------------------------------- a mesh that suffers
@@ -296,10 +469,8 @@ def test_a_file_whose_name_is_no_text_stops_no_node(tmp_path: Path, where: str) 
         drop(folder, os.fsdecode(b"\xff-bad.json"), {})
         if where == "outbox":
             await arrived(mesh, "agni", "odd")
-            await until(
-                lambda: all("id" in found for found in of_subject(mesh, "mac", "outbox", "odd")), "it is completed"
-            )
-            await is_empty_but_for(folder, f"{of_subject(mesh, 'mac', 'outbox', 'odd')[0]['id']}.json")
+            (message_id,) = {found["id"] for found in of_subject(mesh, "agni", "inbox", "odd")}
+            await is_empty_but_for(folder, f"{message_id}.json")
         drop(outbox(mesh, "mac"), "next.json", {"to": "agni", "subject": "the next one"})
         await arrived(mesh, "agni", "the next one")
         mesh.kill("mac")

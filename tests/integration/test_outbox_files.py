@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import grp
 import hashlib
 import json
 import os
+import stat
+import time
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -16,11 +19,14 @@ import pytest
 from integration.test_store_and_mailbox import FAR, Disk, on_disk
 from trishula.cli.sandbox import until
 from trishula.node import adoption, drops, mailbox, queries
+from trishula.node import bounced as bounced_module
+from trishula.node.bounced import Bounced
+from trishula.node.bounces import bounce_file
 from trishula.node.database import SqlRows, connect, prepare
 from trishula.node.drops import Bad, Gone, History, Known, Mark, Ready, Unfinished
 from trishula.node.mailbox import retire_file
 from trishula.protocol.envelope import Envelope, Key, Receipt, State
-from trishula.protocol.errors import MessageError
+from trishula.protocol.errors import MessageError, TrishulaError
 from trishula.protocol.message import Message, id_of_file
 from trishula.protocol.records import Originate, Prune, Settle
 
@@ -83,6 +89,9 @@ def test_a_file_is_history_only_if_it_is_byte_for_byte_what_is_stored(tmp_path: 
         (b"", Unfinished),
         (b"[]", Unfinished),
         (b'{"to": "agni", "n": NaN}', Unfinished),
+        (b'\xef\xbb\xbf{"to": "agni"}', Unfinished),
+        (b'{"to": "agni"}\0', Unfinished),
+        (b'{"to": "agni", "ttl": 60}', Bad),
         (b'{"to": "\xff"}', Unfinished),
         (b"[" * 900, Unfinished),
         (b"{}", Bad),
@@ -109,7 +118,48 @@ def test_what_can_not_be_read_may_be_readable_soon(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "open", refuse)
     seen = look(str(tmp_path), name="a.json")
     assert isinstance(seen, Unfinished)
-    assert "group" in str(seen.error)
+    assert seen.error.fix == "chmod g+r a.json"
+    assert isinstance(seen.patience, float)
+    assert seen.patience < 10
+    group = next(entry for entry in grp.getgrall() if entry.gr_gid != tmp_path.stat().st_gid)
+    lstat = os.lstat
+
+    def of_another_group(path: str) -> os.stat_result:
+        status = [*lstat(path)]
+        status[stat.ST_GID] = group.gr_gid
+        return os.stat_result(status)
+
+    monkeypatch.setattr(os, "lstat", of_another_group)
+    seen = look(str(tmp_path), name="a.json")
+    assert isinstance(seen, Unfinished)
+    ours = grp.getgrgid(tmp_path.stat().st_gid).gr_name
+    assert seen.error.fix == f"chgrp {ours} a.json && chmod g+r a.json"
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b'{"to":"agni",', b'{"to": "agn', b'{"to": "agni", "n": 1.', b'{"to": "\xc3']
+)
+def test_the_beginning_of_a_message_is_waited_for_half_a_minute_and_more(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(text)
+    seen = look(str(tmp_path), name="a.json")
+    assert isinstance(seen, Unfinished)
+    assert seen.patience > 20
+    now = time.time()
+    for changed_at, least, most in ((now + 1000, 35, 35), (now - 10, 20, 25), (now - 1000, 2, 2)):
+        os.utime(tmp_path / "a.json", (changed_at, changed_at))
+        seen = look(str(tmp_path), name="a.json")
+        assert isinstance(seen, Unfinished)
+        assert least <= seen.patience <= most
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"to":"agni",,', b"[1", b'{"to": "\xe9"}', b"hello", '{"to": "x"}'.encode("utf-16")]
+)
+def test_what_no_more_bytes_could_mend_is_not_waited_for(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(text)
+    seen = look(str(tmp_path), name="a.json")
+    assert isinstance(seen, Unfinished)
+    assert seen.patience < 5
 
 
 def test_what_changes_while_it_is_read_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +243,200 @@ def test_bounced_files_of_one_name_have_a_reason_each(tmp_path: Path) -> None:
         assert reason["reason"] == f"no {(bounced / name).read_text()}"
         assert (reason["key"], reason["value"], reason["fix"]) == ("to", "['x']", "mend it")
     assert list((tmp_path / "outbox").iterdir()) == []
+
+
+# ---------------------------------------------------------------- what has bounced
+
+
+class Mailbox:
+    """The folders of an agent, and the `Bounced` of a node that has just begun, if `anew` is called."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for box in ("outbox", "bounced"):
+            (folder / box).mkdir()
+        self.anew()
+
+    def anew(self) -> None:
+        self.bounced = Bounced(self.folder, "mac", 1000)
+
+    def names(self, box: str = "bounced") -> set[str]:
+        return {path.name for path in (self.folder / box).iterdir()}
+
+    def bounce(self, name: str, text: str | bytes, at: int = 0) -> Path:
+        path = self.folder / "outbox" / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        seen = look(str(path.parent), name=name)
+        error = seen.error if isinstance(seen, Bad | Unfinished) else MessageError("there is no agent 'x'", fix="agni")
+        assert drops.bounce(str(self.folder), "mac", name, drops.mark_of(path.lstat()), error, at=at)
+        return self.folder / "bounced" / name
+
+    def look(self) -> None:
+        self.bounced.send_mended(at=7, thorough=True)
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Mailbox:
+    return Mailbox(tmp_path)
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["at once", "after a restart"])
+@pytest.mark.parametrize("how", ["in place", "replaced", "written to the end"])
+def test_what_is_mended_in_bounced_is_in_the_outbox_again_and_its_reason_goes(
+    box: Mailbox, how: str, *, restarted: bool
+) -> None:
+    path = box.bounce("a.json", '{"to": "agni",')
+    box.look()
+    assert box.names() == {"a.json", "a.json.reason.json"}
+    if how == "replaced":
+        path.with_name("b").write_text('{"to": "agni"}')
+        path.with_name("b").rename(path)
+    elif how == "in place":
+        path.write_text('{"to": "agni"}')
+    else:
+        with path.open("a") as file:
+            file.write('"body": "x"}')
+    if restarted:
+        box.anew()
+    box.look()
+    assert (box.names(), box.names("outbox")) == (set(), {"a.json"})
+
+
+def test_what_has_not_changed_is_not_read_again_though_it_would_be_valid_now(
+    box: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.bounce("unknown.json", '{"to": "x"}')
+    box.bounce("bad.json", "{}")
+    monkeypatch.setattr(drops, "look", lambda *_, **__: pytest.fail("it was read"))
+    for _ in range(3):
+        box.look()
+        box.anew()
+    assert box.names("outbox") == set()
+
+
+def test_what_changes_and_is_still_invalid_stays_with_a_new_reason_that_is_written_once(box: Mailbox) -> None:
+    path = box.bounce("a.json", "{}")
+    path.write_text('{"to": 7}')
+    box.look()
+    reason = path.with_name("a.json.reason.json")
+    assert "not 7" in json.loads(reason.read_text())["reason"]
+    inode = reason.stat().st_ino
+    box.look()
+    box.anew()
+    box.look()
+    assert reason.stat().st_ino == inode
+    assert box.names("outbox") == set()
+
+
+def test_a_file_that_could_not_be_read_is_sent_when_it_can(box: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = box.folder / "outbox" / "a.json"
+    path.write_text('{"to": "agni"}')
+    error = MessageError("it can't be read", code="unreadable", fix="chmod g+r a.json")
+    drops.bounce(str(box.folder), "mac", "a.json", drops.mark_of(path.lstat()), error, at=0)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    box.look()
+    assert "a.json" in box.names()
+    monkeypatch.undo()
+    (box.folder / "bounced" / "a.json").chmod(0o660)
+    box.look()
+    assert (box.names(), box.names("outbox")) == (set(), {"a.json"})
+
+
+def test_a_notice_and_what_has_no_reason_beside_it_are_never_sent(box: Mailbox) -> None:
+    notice = queries.Bounce(1, "mac", "m1", "agni", "agni", State.REFUSED, "full", 5, b'{"subject": "s"}')
+    corrected = queries.Bounce(1, "mac", "m2", "agni", "agni", State.DELIVERED, "", 5, b'{"subject": "s"}')
+    for bounce in (notice, corrected):
+        (box.folder / "bounced" / bounce.name).write_bytes(bounce_file(bounce))
+    (box.folder / "bounced" / "mine.json").write_text('{"to": "agni"}')
+    box.look()
+    assert box.names() == {"m1~agni.json", "m2~agni.json", "mine.json"}
+    assert [(item["file"], item["state"], item["reason"]) for item in box.bounced.items()] == [
+        ("m1~agni.json", "refused", "full")
+    ]
+    with pytest.raises(TrishulaError, match="no such bounced file"):
+        box.bounced.retry("m1~agni.json")
+
+
+def test_an_older_nodes_reason_tells_by_its_own_age_what_was_mended(box: Mailbox) -> None:
+    for name in ("old.json", "mended.json"):
+        reason = box.bounce(name, '{"to": "agni"}').with_name(f"{name}.reason.json")
+        told = json.loads(reason.read_text())
+        del told["size"], told["mtime_ns"]
+        reason.write_text(json.dumps(told))
+        os.utime(reason, (100, 100))
+        os.utime(box.folder / "bounced" / name, (99, 99) if name == "old.json" else (101, 101))
+    box.look()
+    assert box.names("outbox") == {"mended.json"}
+
+
+def test_a_mended_file_replaces_no_other_in_the_outbox(box: Mailbox) -> None:
+    box.bounce("a.json", "{}").write_text('{"to": "agni", "body": 1}')
+    (box.folder / "outbox" / "a.json").write_text('{"to": "agni", "body": 2}')
+    box.look()
+    bodies = {json.loads(path.read_text())["body"] for path in (box.folder / "outbox").iterdir()}
+    assert (bodies, box.names()) == ({1, 2}, set())
+
+
+def test_the_reason_goes_when_its_file_is_sent_and_stays_while_another_lies_there(box: Mailbox) -> None:
+    path = box.bounce("a.json", "{}")
+    box.bounced.left("a.json")
+    assert box.names() == {"a.json", "a.json.reason.json"}
+    path.rename(box.folder / "outbox" / "a.json")
+    box.bounced.left("a.json")
+    assert box.names() == set()
+
+
+def test_a_reason_whose_file_was_taken_away_goes_after_a_while_and_not_at_once(
+    box: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.bounce("a.json", "{}").unlink()
+    box.look()
+    assert box.names() == {"a.json.reason.json"}, "an editor may put the next one there"
+    monkeypatch.setattr(bounced_module, "_ORPHANED_S", -1.0)
+    box.look()
+    assert box.names() == set()
+
+
+def test_a_drop_that_is_called_like_a_reason_is_not_lost(box: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounced_module, "_ORPHANED_S", -1.0)
+    box.bounce("a.json.reason.json", '{"mine": 1}')
+    box.bounce("a.json", "{}")
+    box.look()
+    box.bounced.left("a.json")
+    texts = {path.read_text() for path in (box.folder / "bounced").iterdir() if "was not sent" not in path.read_text()}
+    assert texts == {'{"mine": 1}', "{}"}
+    assert {item["reason"] for item in box.bounced.items()} == {'the message has no recipient: "to" is missing'}
+
+
+def test_the_summary_counts_what_was_not_sent_from_the_oldest_on(box: Mailbox) -> None:
+    assert box.bounced.summary() == {"count": 0, "oldest": None, "reason": ""}
+    for number, text in enumerate(["{}", '{"to": 7}', "[]"]):
+        path = box.bounce(f"{number}.json", text)
+        os.utime(path.with_name(f"{number}.json.reason.json"), (10 - number, 10 - number))
+    assert box.bounced.summary() == {"count": 3, "oldest": 8000, "reason": "a message is a JSON object, not a list"}
+    assert [item["file"] for item in box.bounced.items()] == ["2.json", "1.json", "0.json"]
+
+
+def test_a_file_is_tried_again_on_request_if_it_is_a_message(box: Mailbox) -> None:
+    box.bounce("a.json", '{"to": "x"}')
+    box.bounce("b.json", "{}")
+    assert box.bounced.retry("a.json") == "a.json"
+    assert box.names("outbox") == {"a.json"}
+    with pytest.raises(MessageError, match="no recipient"):
+        box.bounced.retry("b.json")
+    for name in ("../outbox/a.json", "b.json.reason.json", "none.json", ""):
+        with pytest.raises(TrishulaError, match="no such bounced file"):
+            box.bounced.retry(name)
+
+
+def test_a_folder_that_is_a_link_is_nobodys_to_send_from(box: Mailbox, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = Mailbox(tmp_path / "other")
+    other.bounce("a.json", "{}").write_text('{"to": "agni"}')
+    (box.folder / "bounced").rmdir()
+    (box.folder / "bounced").symlink_to(other.folder / "bounced")
+    box.look()
+    assert (box.names("outbox"), box.bounced.items()) == (set(), [])
 
 
 # ---------------------------------------------------------------- what has ended

@@ -10,7 +10,7 @@ from typing import Any
 
 from simulation.host import Host
 from simulation.witness import Submission
-from trishula.protocol.message import complete
+from trishula.protocol.message import Message, complete
 from trishula.protocol.names import PROBE
 
 PATIENCE = 4.0
@@ -37,7 +37,9 @@ class Agent:
     def write(self, to: str | list[str], *, size: int = 20, urgent: bool = False, ttl: int | None = None) -> Submission:
         """Send a new message, as often as it takes."""
         self._written += 1
-        fields: dict[str, Any] = {"id": f"{self.name}-{self._written}", "from": self.name, "to": to, "timestamp": "t"}
+        fields: dict[str, Any] = {"id": f"{self.name}-{self._written}", "to": to}
+        if self._written % 2:
+            fields |= {"from": self.name, "timestamp": "t"}
         fields["body"] = f"{self._written} " + "x" * size
         if urgent:
             fields["priority"] = "urgent"
@@ -45,7 +47,7 @@ class Agent:
 
     def contradict(self, submission: Submission) -> None:
         """Send another content under the id of an earlier message, as long as that is known."""
-        fields = json.loads(submission.message.payload) | {"body": "on second thoughts"}
+        fields = json.loads(submission.raw) | {"body": "on second thoughts"}
         if not submission.is_over(self.host.world.now):
             self.send(json.dumps(fields).encode(), submission.ttl, began=submission.began)
 
@@ -58,24 +60,28 @@ class Agent:
     def send(
         self, raw: bytes, ttl: int | None, node: str | None = None, *, began: float | None = None, by_post: bool = False
     ) -> Submission:
-        message = complete(
+        began = self.host.world.now if began is None else began
+        submission = Submission(self.name, raw, self._complete(raw, node), ttl, node, began, by_post=by_post)
+        self.submissions.append(submission)
+        self.submit(submission)
+        return submission
+
+    def _complete(self, raw: bytes, node: str | None) -> Message:
+        """As its node takes it: a missing timestamp is that of the moment, another one at each try."""
+        return complete(
             raw,
             sender=self.name if node is None else PROBE,
             new_id="unused",
-            timestamp="unused",
+            timestamp=f"{self.host.wall()}",
             max_bytes=self.host.wiring.limits.max_message_bytes,
         )
-        began = self.host.world.now if began is None else began
-        submission = Submission(self.name, message, ttl, node, began, by_post=by_post)
-        self.submissions.append(submission)
-        self.host.witness.submits(message)
-        self.submit(submission)
-        return submission
 
     def submit(self, submission: Submission) -> None:
         """Hand it to the node, if there is one, and come back if nothing is heard."""
         world = self.host.world
         submission.brief = submission.brief or self.host.error != 0
+        submission.message = self._complete(submission.raw, submission.node)
+        self.host.witness.submits(submission)
         if self.host.process is not None:
             if submission.node is None:
                 self.host.process.submit(submission, submission.message, submission.ttl)

@@ -16,7 +16,7 @@ from trishula.protocol.message import Message
 from trishula.protocol.names import PROBE
 from trishula.protocol.records import UNSIGNED, Entry, Held, Hold, Progress, Pruned, Record, Result, Seal
 
-TABLES = ("messages", "envelopes", "sent", "ledger", "inbox", "unfiled", "held", "numbers")
+TABLES = ("messages", "payloads", "envelopes", "sent", "ledger", "inbox", "unfiled", "held", "numbers")
 
 
 class Custody(NamedTuple):
@@ -36,6 +36,7 @@ class Disk:
 
     def __init__(self) -> None:
         self.messages: dict[tuple[str, str], str] = {}
+        self.payloads: dict[tuple[str, str], bytes] = {}
         self.envelopes: dict[Key, Envelope] = {}
         self.sent: dict[Key, Progress] = {}
         self.ledger: dict[Key, tuple[Entry, ...]] = {}
@@ -94,9 +95,13 @@ class Disk:
     def message_digest(self, sender: str, message_id: str) -> str | None:
         return self.messages.get((sender, message_id))
 
+    def message_payload(self, sender: str, message_id: str) -> bytes:
+        return self.payloads[sender, message_id]
+
     def add_message(self, message: Message, at: int) -> None:
         del at
         self.messages[message.sender, message.id] = message.digest
+        self.payloads[message.sender, message.id] = message.payload
 
     def add_outgoing(self, envelope: Envelope, digest: str, at: int) -> Progress:
         progress = Progress(
@@ -232,7 +237,7 @@ class Disk:
             del self.sent[row.key], self.envelopes[row.key]
         for sender, message_id in {row.key[:2]: None for row in sent}:
             if not self.outgoing(sender, message_id):
-                del self.messages[sender, message_id]
+                del self.messages[sender, message_id], self.payloads[sender, message_id]
         held = [row for row in self.held.values() if row.envelope.expires_at < before]
         held = sorted(held, key=lambda row: (row.envelope.expires_at, row.seq))[:limit]
         for custody in held:

@@ -20,11 +20,11 @@ from trishula.protocol.desk import Desk
 from trishula.protocol.effects import Arrived, Commit, Effect, Stored, Transmit
 from trishula.protocol.engine import Engine
 from trishula.protocol.envelope import Receipt, State
-from trishula.protocol.message import digest_of
+from trishula.protocol.message import Message, digest_of
 from trishula.protocol.origin import Origin
 from trishula.protocol.post import Post
 from trishula.protocol.recipient import Recipient
-from trishula.protocol.records import Accept, Answer, Declined, Drop, Rows, Settle
+from trishula.protocol.records import Accept, Answer, Declined, Drop, Originate, Originated, Rows, Settle
 from trishula.protocol.relay import Relay
 from trishula.protocol.retention import Retention
 from trishula.protocol.routes import Route, Routes
@@ -134,6 +134,27 @@ def says_stored_before_the_commit(patch: pytest.MonkeyPatch) -> None:
         return effects
 
     patch.setattr(Engine, "submit", hasty)
+
+
+@plant
+def takes_a_retry_that_is_dated_later_for_another_message(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Message, "is_again", lambda *_: False)
+
+
+@plant
+def takes_any_message_without_a_timestamp_for_the_one_of_its_id(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Message, "is_again", lambda self, _stored: self.written < len(self.payload))
+
+
+@plant
+def says_of_a_retry_the_digest_of_another_date(patch: pytest.MonkeyPatch) -> None:
+    originate = ledger._originate
+
+    def forgetful(rows: Rows, record: Originate) -> Any:
+        result = originate(rows, record)
+        return replace(result, dated="") if isinstance(result, Originated) else result
+
+    patch.setattr(ledger, "_originate", forgetful)
 
 
 @plant

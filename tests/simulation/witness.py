@@ -60,7 +60,10 @@ class Submission:
     """One message that an agent wants stored, over all its tries; or a probe of `node`."""
 
     sender: str
+    raw: bytes
+    """As the agent wrote it."""
     message: Message
+    """As its node took it at the last try."""
     ttl: int | None = None
     node: str | None = None
     began: float = 0.0
@@ -128,6 +131,8 @@ class Witness:
     """As its origin has committed it last."""
     submitted: dict[str, Message] = field(default_factory=dict)
     """By digest: all that agents ever tried to send."""
+    written: dict[str, bytes] = field(default_factory=dict)
+    """By digest: the same as they wrote it."""
     originated: set[tuple[str, Key, str]] = field(default_factory=set)
     """(origin, key, digest) of all that was ever committed to be sent."""
     answers: set[tuple[str, Key, str, State]] = field(default_factory=set)
@@ -165,8 +170,9 @@ class Witness:
 
     # ------------------------------------------------------------ what agents hear
 
-    def submits(self, message: Message) -> None:
-        self.submitted[message.digest] = message
+    def submits(self, submission: Submission) -> None:
+        self.submitted[submission.message.digest] = submission.message
+        self.written[submission.message.digest] = submission.raw
 
     def stored(self, host: Host, news: effects.Stored) -> None:
         submission = news.ref
@@ -180,6 +186,7 @@ class Witness:
         for row in news.progress:
             self.demand(row.key in host.disk.sent, f"{row.key} is said to be stored, but it is not on the disk")
         self.demand(news.progress, f"{name} is stored for nobody")
+        self.demand(self.written[news.digest] == submission.raw, f"{name} is said to be stored, and is another message")
         promise = Promise(host.name, news.digest, news.progress)
         if name in self.unpromised:
             self.unpromised.remove(name)
@@ -202,7 +209,7 @@ class Witness:
             case "quota":
                 legitimate = known is None
             case "id_conflict":
-                legitimate = known not in (None, message.digest)
+                legitimate = known is not None and self.written[known] != submission.raw
             case "unknown_recipient" | "unknown_node":
                 legitimate = self.leaving is not None
             case _:

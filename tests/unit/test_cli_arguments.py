@@ -40,12 +40,12 @@ def test_the_help_of_every_command_has_an_example_and_the_exit_codes(parser: arg
 
 def test_these_are_the_commands() -> None:
     assert [parser.prog.removeprefix("trishula").strip() for parser in ALL] == [
-        "", "send", "inbox", "show", "done", "watch", "status", "trace", "ping",
+        "", "send", "inbox", "show", "done", "bounced", "watch", "status", "trace", "ping",
         "node", "node run", "node check", "node adopt", "doctor", "sync", "demo"
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["send", "inbox", "show", "done", "watch", "status", "trace", "ping"])
+@pytest.mark.parametrize("command", ["send", "inbox", "show", "done", "bounced", "watch", "status", "trace", "ping"])
 def test_every_command_of_an_agent_takes_a_socket_and_prints_json(command: str) -> None:
     parser = next(parser for parser in ALL if parser.prog == f"trishula {command}")
     options = {option for action in parser._actions for option in action.option_strings}

@@ -185,6 +185,18 @@ def test_a_message_is_fixed_before_it_goes_out_so_that_a_retry_is_the_same_messa
     assert (again.id, again.digest, again.payload) == (fixed.id, fixed.digest, fixed.payload)
 
 
+def test_who_names_the_id_leaves_the_date_to_the_node_so_that_the_same_again_is_the_same() -> None:
+    for message in (
+        {"to": "agni", "id": "m"},
+        b'{"to": "agni", "id": "m"}',
+        compose("agni", {"id": "m"}, sender="mac"),
+    ):
+        assert b'"timestamp"' not in fix(message, sender="mac", max_bytes=1000).payload
+    dated = {"to": "agni", "id": "m", "timestamp": "t"}
+    assert b'"timestamp": "t"' in fix(dated, sender="mac", max_bytes=1000).payload
+    assert b'"timestamp"' in fix({"to": "agni"}, sender="mac", max_bytes=1000).payload
+
+
 def test_bytes_keep_every_value_as_it_is_spelt() -> None:
     raw = b'{"to": "agni", "price": 1.10, "tiny": 1e-09, "big": 12345678901234567890, "list": [1.0,  2]}'
     payload = fix(raw, sender="mac", max_bytes=1000).payload

@@ -57,6 +57,8 @@ REQUESTS: list[frames.Frame] = [
     agent_frames.Done(ref=1, id="m1", sender="mac"),
     agent_frames.Trace(ref=1, id="m1"),
     agent_frames.Probe(ref=1, node="agni", ttl_s=5),
+    agent_frames.Bounced(ref=1, limit=5),
+    agent_frames.Retry(ref=1, file="build.json"),
 ]
 REPLIES: list[frames.Frame] = [
     agent_frames.Greeting(version=1, node="mac", agent="dhyana", software="trishula/2", max_message_bytes=1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from simulation.store import Disk
 from trishula.protocol.envelope import Key, State, advances
 from trishula.protocol.ledger import ID_CONFLICT
-from trishula.protocol.message import Message
+from trishula.protocol.message import Message, complete
 from trishula.protocol.records import Answer, Conflict, Entry, Originated, Record, Result, Settle, Settled
 from unit.letters import WALL, accept, envelope, letter, originate, receipt
 
@@ -86,6 +87,45 @@ def test_an_id_is_good_for_one_content_of_one_sender() -> None:
     result = commit(disk, originate(same_id_of_another))
     assert isinstance(result, Originated)
     assert result.fresh
+
+
+def undated(at: str, body: str = "x", **fields: str) -> Message:
+    """A message without a timestamp, as a node takes it at this time."""
+    raw = json.dumps({"to": "agni", "id": "m1", "body": body, **fields}).encode()
+    return complete(raw, sender="mac", new_id="-", timestamp=at, max_bytes=1000)
+
+
+def test_a_message_without_a_timestamp_is_the_same_whenever_it_comes() -> None:
+    disk = Disk()
+    first = commit(disk, originate(undated("10:00")))
+    again = commit(disk, originate(undated("10:01")))
+    assert isinstance(first, Originated)
+    assert again == Originated(first.progress, fresh=False, dated=undated("10:00").digest)
+    assert disk.numbers["seq"] == 1
+    as_it_was_signed = complete(undated("10:00").payload, sender="mac", new_id="-", timestamp="10:02", max_bytes=1000)
+    assert commit(disk, originate(as_it_was_signed)) == Originated(first.progress, fresh=False)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        undated("10:01", body="y"),
+        undated("10:01", mood="calm"),
+        undated("10:00", timestamp="10:01"),
+        undated("10:01", z='",\n  "timestamp": "10:00'),
+    ],
+    ids=["another body", "another field", "another timestamp of its own", "a text that ends like a payload"],
+)
+def test_another_content_is_another_message_though_the_node_dated_both(other: Message) -> None:
+    disk = Disk()
+    commit(disk, originate(undated("10:00")))
+    assert commit(disk, originate(other)) == Conflict(undated("10:00").digest)
+
+
+def test_a_message_that_was_dated_by_its_agent_conflicts_with_another_date_of_its_own() -> None:
+    disk = Disk()
+    commit(disk, originate(undated("-", timestamp="10:00")))
+    assert isinstance(commit(disk, originate(undated("-", timestamp="10:01"))), Conflict)
 
 
 def test_a_retry_in_the_same_transaction_as_the_first_try_is_a_retry() -> None:

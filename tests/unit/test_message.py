@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trishula.protocol.errors import MessageError
+from trishula.protocol.errors import MessageError, TruncatedError
 from trishula.protocol.message import MAX_DEPTH, MAX_RECIPIENTS, Message, complete, inspect
 from trishula.protocol.names import PROBE
 
@@ -342,3 +343,89 @@ def only_message_errors(raw: bytes) -> None:
     readable = json.loads(message.payload)
     json.dumps(readable, ensure_ascii=False).encode()  # raises on a lone surrogate
     assert not any(isinstance(value, float) and not math.isfinite(value) for value in readable.values())
+
+
+# ---------------------------------------------------------------- what is no JSON is named, with its place
+
+BROKEN = [
+    (
+        b"\xef\xbb\xbf" + b'{"to": "agni"}',
+        "a byte order mark",
+        "line 1, column 1 (byte 0)",
+        "without a byte order mark",
+    ),
+    ('{"to": "agni"}'.encode("utf-16"), "it is UTF-16", "(byte 0)", "iconv -f UTF-16 -t UTF-8"),
+    ('{"to": "agni"}'.encode("utf-16-le"), "it is UTF-16", "(byte 0)", "iconv"),
+    ('{"to": "agni"}'.encode("utf-16-be"), "it is UTF-16", "(byte 0)", "iconv"),
+    ('{"to": "agni"}'.encode("utf-32"), "it is UTF-32", "(byte 0)", "iconv -f UTF-32"),
+    ('{\n"to": "André"}'.encode("latin-1"), "the byte 0xE9", "line 2, column 12 (byte 13)", "iconv -f LATIN1"),
+    (b'{"to": "\xc3\xa9\xc3("}', "the byte 0xC3", "line 1, column 10 (byte 10)", "save it as UTF-8"),
+    (b'{"to": "\xed\xa0\xbd"}', "half of a surrogate pair", "column 9 (byte 8)", "whole character"),
+    (rb'{"to": "\ud83d"}', r"\ud83d is half of a surrogate pair", "column 9 (byte 8)", "both halves"),
+    (rb'{"to": "\ud83d and more than six"}', r"\ud83d is half of", "column 9 (byte 8)", "both halves"),
+    (rb'{"to": "\ud83d\ude00", "body": "\udE00"}', r"\udE00 is half of", "column 33 (byte 32)", "both halves"),
+    (b'{"to": "agni"}\0\0\0', "a NUL byte", "column 15 (byte 14)", "write it anew"),
+    (b'{"to": "a\0gni"}', "a NUL byte", "column 10 (byte 9)", "write it anew"),
+    (b"\0" * 8, "a NUL byte", "column 1 (byte 0)", "write it anew"),
+    (b'{"to": "two\nlines"}', r"a bare control character '\n'", "column 12 (byte 11)", r"\u000a"),
+    (b'{\n "to": "agni",\n "n": NaN}', "NaN is no JSON value", "line 3, column 7 (byte 23)", "null"),
+    (b'{"NaN": 1, "to": [1, -Infinity]}', "-Infinity is no JSON value", "column 22 (byte 21)", "null"),
+    (b'{"to": None}', "None is no JSON value", "column 8 (byte 7)", "null"),
+    (b'{"n": "1e400", "m": 1e400}', "a number that is out of range", "column 21 (byte 20)", "a string"),
+    (b"{'to': 'agni'}", "double quotes", "column 2 (byte 1)", "one JSON object"),
+    (b'{"to": "agni"} {"to": "mac"}', "extra data", "column 16 (byte 15)", "one JSON object"),
+    (b"to: agni", "expecting value", "column 1 (byte 0)", "one JSON object"),
+    (b"n", "does not begin with {", "column 1 (byte 0)", "one JSON object"),
+    (b'{"n": ' + b"9" * 5000 + b"}", "a number that is out of range", "column 7 (byte 6)", "a string"),
+]
+
+
+@pytest.mark.parametrize(("raw", "name", "place", "fix"), BROKEN, ids=range(len(BROKEN)))
+def test_what_is_no_json_is_named_as_what_it_is_with_its_place_and_fix(
+    raw: bytes, name: str, place: str, fix: str
+) -> None:
+    with pytest.raises(MessageError) as caught:
+        write(raw)
+    assert name in caught.value.message
+    assert caught.value.message.endswith(place)
+    assert fix in (caught.value.fix or "")
+    assert not isinstance(caught.value, TruncatedError)
+
+
+WHOLE = r"""
+{"to": ["agni", "all"], "body": "Grüße \" \\ \ud83d\ude00 \u00e9 🔱", "n": [-1.5e-10, 0, true, false, null], "o": {}}
+""".encode()
+
+
+def test_every_beginning_of_an_object_is_truncated_and_says_where_it_ends() -> None:
+    end = WHOLE.rstrip()
+    for length in range(len(end)):
+        with pytest.raises(TruncatedError) as caught:
+            write(end[:length])
+        assert "it is empty" in caught.value.message or caught.value.message.endswith(f"(byte {length})")
+    write(WHOLE)
+
+
+def test_what_more_bytes_could_not_mend_is_not_truncated() -> None:
+    for wrong in (b'{"to": "agni",,', b'{"to" "agni', b"[", b'"a', b'{"to": "\xff', b"{\0", rb'{"to": "\ud83dx'):
+        with pytest.raises(MessageError) as caught:
+            write(wrong)
+        assert not isinstance(caught.value, TruncatedError), wrong
+
+
+@hypothesis
+@given(st.binary(max_size=60) | st.binary(max_size=30).map(lambda more: b'{"to": "agni", "x": "' + more))
+def test_whatever_bytes_there_are_the_error_is_one_of_ours(raw: bytes) -> None:
+    with contextlib.suppress(MessageError):
+        write(raw)
+
+
+@pytest.mark.parametrize("key", ["ttl", "ttl_s", "TTL", "ttl_seconds"])
+def test_a_time_to_live_in_a_message_is_refused_because_nobody_would_keep_to_it(key: str) -> None:
+    with pytest.raises(MessageError) as caught:
+        write(with_field(key, "60"))
+    assert (caught.value.key, caught.value.value) == (key, "60")
+    assert "--ttl" in str(caught.value)
+    write(with_field("body", '{"ttl": 60}'))
+    write(with_field("throttle", "60"))
+    inspect(write(with_field("x", "60")).payload.replace(b'"x"', b'"ttl"'), max_bytes=MAX_BYTES)  # it came from a peer

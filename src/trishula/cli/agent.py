@@ -18,7 +18,7 @@ import msgspec
 import trishula
 from trishula.cli.ids import whole_id, with_whole_id
 from trishula.cli.main import DONE
-from trishula.cli.output import clock, milliseconds, print_json, print_table, visible
+from trishula.cli.output import bounced_line, clock, milliseconds, print_json, print_table, visible
 from trishula.cli.reach import with_node
 from trishula.cli.streams import after
 from trishula.cli.usage import UsageError
@@ -64,15 +64,18 @@ def inbox(arguments: argparse.Namespace) -> int:
 
     async def work(mesh: trishula.Client) -> int:
         messages: list[dict[str, Any]] = []
+        bounced: dict[str, Any] = {"count": 0, "oldest": None, "reason": ""}
         more = True
         while more and len(messages) < arguments.limit:
             after = messages[-1]["cursor"] if messages else 0
             page = await mesh.inbox(after=after, limit=min(MOST_LISTED, arguments.limit - len(messages)))
             messages += page["messages"]
             more = page["more"]
+            bounced = page.get("bounced", bounced)  # a node that is older than this command says nothing of it
         if arguments.json:
-            print_json({"messages": messages, "more": more})
-        elif not messages:
+            print_json({"messages": messages, "more": more, "bounced": bounced})
+            return DONE
+        if not messages:
             print(f"{mesh.agent} has no unread messages")
         else:
             print_table(
@@ -84,6 +87,8 @@ def inbox(arguments: argparse.Namespace) -> int:
             )
             if more:
                 print(f"and more; --limit {2 * arguments.limit} shows them")
+        if bounced["count"]:
+            print(f"\n{visible(bounced_line(mesh.agent, bounced, now=time.time() * 1000))}")
         return DONE
 
     return with_node(arguments, work)

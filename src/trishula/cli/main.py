@@ -197,6 +197,16 @@ def _add_questions(commands: _Commands) -> None:
     done.add_argument("--from", dest="sender", metavar="AGENT", help="the one from AGENT, if several have the id")
     _add_common(done)
 
+    bounced = commands.add(
+        "bounced",
+        "list the dropped files that were not sent and the messages that did not arrive, with reason and fix",
+        "trishula bounced\n  trishula bounced --retry build.json  # a file that is mended in place goes by itself",
+        ("bounced", "bounced"),
+    )
+    bounced.add_argument("--retry", metavar="FILE", help="put this file back into the outbox, if it is valid now")
+    bounced.add_argument("--limit", type=_count, default=100, metavar="N", help="at most so many (default: 100)")
+    _add_common(bounced)
+
     watch = commands.add(
         "watch",
         "print the unread messages, then each one as it arrives, until Ctrl-C",

@@ -60,6 +60,13 @@ def age(seconds: float) -> str:
     return f"{max(0, seconds):.0f} s"
 
 
+def bounced_line(agent: str, bounced: dict[str, Any], *, now: float) -> str:
+    """What an agent has in `bounced/`, in a line. `now` is in ms since 1970."""
+    count, oldest = bounced["count"], age((now - (bounced["oldest"] or now)) / 1000)
+    are = "1 file" if count == 1 else f"{count} files"
+    return f"{are} in bounced/ of {agent}, the oldest for {oldest}: {bounced['reason']}; `trishula bounced` lists them"
+
+
 def size(count: int) -> str:
     """Bytes for people: `1.5 MiB`."""
     value = float(count)

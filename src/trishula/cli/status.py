@@ -9,9 +9,8 @@ from typing import Any
 
 import trishula
 from trishula.cli.main import DONE
-from trishula.cli.output import age, milliseconds, print_json, print_table, size, visible
+from trishula.cli.output import age, bounced_line, milliseconds, print_json, print_table, size, visible
 from trishula.cli.reach import with_node
-from trishula.node.checks import told
 
 _WIDTH = 100
 
@@ -88,6 +87,7 @@ def print_status(found: dict[str, Any], *, now: float) -> None:
         if agent["outbox"]["waiting"]:
             print()
             print(visible(f"{agent['outbox']['waiting']} in the outbox of {name} wait: {agent['outbox']['problem']}"))
+    _print_bounced(found["agents"], now)
     for name, peer in peers:
         if peer["rsync"] and peer["rsync"]["problem"]:
             print()
@@ -98,10 +98,11 @@ def print_status(found: dict[str, Any], *, now: float) -> None:
 
 
 def _findings(found: dict[str, Any]) -> list[str]:
-    """What is not as it should be, a line each."""
-    first, *others = told(found)
-    bad = [finding for finding in others or [first] if finding.bad]  # an older node has no others
-    return [f"{each.state.upper()}: {each.text}{f'. Fix: {each.fix}' if each.fix else ''}" for each in bad]
+    """What is not as it should be, a line each. A node that is older than this command has no findings."""
+    bad = [finding for finding in found.get("findings", ()) if finding["state"] in ("warning", "failed")]
+    return [
+        f"{each['state'].upper()}: {each['text']}" + (f". Fix: {each['fix']}" if each["fix"] else "") for each in bad
+    ]
 
 
 def _room(disks: dict[str, Any]) -> list[str]:
@@ -115,6 +116,13 @@ def _clock(clock: dict[str, Any]) -> str:
     if clock.get("state") == "not compared":
         return "clock not compared yet"
     return "clock trusted" if clock["trusted"] else "CLOCK NOT TRUSTED: nothing is given up or pruned"
+
+
+def _print_bounced(agents: dict[str, Any], now: float) -> None:
+    for name, agent in sorted(agents.items()):
+        if agent.get("bounced", {}).get("count"):  # a node that is older than this command says nothing of it
+            print()
+            print(visible(bounced_line(name, agent["bounced"], now=now)))
 
 
 def _certificate(days: int, *, soon: bool) -> str:

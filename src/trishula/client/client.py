@@ -18,7 +18,7 @@ from trishula.client.mailbox import FILE_FALLBACK, Mailbox
 from trishula.client.message import Message, Meta, compose, fix
 from trishula.client.receipt import Receipt
 from trishula.client.session import Ask, Session, closed, not_entered
-from trishula.protocol.agent_frames import Done, Find, Inbox, Outcome, Probe, Send, Show, Status, Trace
+from trishula.protocol.agent_frames import Bounced, Done, Find, Inbox, Outcome, Probe, Retry, Send, Show, Status, Trace
 from trishula.protocol.names import is_agent, is_message_id
 
 MOST_LISTED = 1000
@@ -251,6 +251,19 @@ class Client:
         if after < 0 or not 1 <= limit <= MOST_LISTED:
             raise ValueError(f"after={after}, limit={limit}: a page begins at 0 or later and has 1 to {MOST_LISTED}")
         return await self._data(lambda ref: Inbox(ref=ref, after=after, limit=limit))
+
+    async def bounced(self, *, limit: int = 100) -> dict[str, Any]:
+        """What was not sent or did not arrive, oldest first: `files` (`file, state, reason, fix, at`), and `more`."""
+        if not 1 <= limit <= MOST_LISTED:
+            raise ValueError(f"limit={limit}: a page has 1 to {MOST_LISTED}")
+        return await self._data(lambda ref: Bounced(ref=ref, limit=limit))
+
+    async def retry(self, file: str) -> dict[str, Any]:
+        """Put a file that lies in `bounced/` back into `outbox/`. Returns its name there, as `file`.
+
+        Raises `RequestError` where there is no such file, or it is still no message.
+        """
+        return await self._data(lambda ref: Retry(ref=ref, file=file))
 
     async def show(self, message_id: str) -> dict[str, Any]:
         """A message that this agent got or sent: its `box`, `digest`, `payload` (exact), `outcomes` or `meta`."""

@@ -69,18 +69,23 @@ def compose(to: str | list[str], fields: Mapping[str, Any], *, sender: str) -> d
         "timestamp": _timestamp(),
         "reply_to": None,
     }
+    if "id" in fields:
+        del message["timestamp"]  # its node adds one: with the same id again, it is the same message
     message.update(fields)
     return message
 
 
 def fix(message: Mapping[str, Any] | bytes, *, sender: str, max_bytes: int) -> protocol.Message:
-    """The message with its bytes settled, id and timestamp included: sent twice, it is still the same message.
+    """The message with its bytes settled, id included: sent twice, it is still the same message.
 
+    One that came with an id and without a timestamp gets the timestamp from its node, which knows a retry by the rest.
     A message given as bytes keeps every value as it is spelt. Raises `MessageError`, naming the key.
     """
-    return protocol.complete(
-        _encoded(message), sender=sender, new_id=str(uuid.uuid4()), timestamp=_timestamp(), max_bytes=max_bytes
-    )
+    new_id = str(uuid.uuid4())
+    fixed = protocol.complete(_encoded(message), sender=sender, new_id=new_id, timestamp=None, max_bytes=max_bytes)
+    if fixed.id != new_id:
+        return fixed
+    return protocol.complete(fixed.payload, sender=sender, new_id=new_id, timestamp=_timestamp(), max_bytes=max_bytes)
 
 
 def _encoded(message: Mapping[str, Any] | bytes) -> bytes:

@@ -86,8 +86,8 @@ def receipt_file(receipt: ReceiptFile) -> bytes:
     )
 
 
-def reason_file(agent: str, name: str, error: TrishulaError, at: int) -> bytes:
-    """Beside a file that was dropped into the outbox and can't be sent."""
+def reason_file(agent: str, name: str, size: int, mtime_ns: int, error: TrishulaError, at: int) -> bytes:
+    """Beside a file that was dropped into the outbox and can't be sent. By size and mtime it is known to be mended."""
     value = error.value if isinstance(error.value, str | int | None) else str(error.value)
     return _lines(
         {
@@ -99,7 +99,9 @@ def reason_file(agent: str, name: str, error: TrishulaError, at: int) -> bytes:
             "value": value,
             "fix": error.fix,
             "at": iso(at),
-            "text": f"{name} was not sent: {error}. Mend it and move it back to outbox/.",
+            "size": size,
+            "mtime_ns": mtime_ns,
+            "text": f"{name} was not sent: {error}. Mend it here, or move it back to outbox/, and it is sent.",
         }
     )
 

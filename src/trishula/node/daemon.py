@@ -124,6 +124,7 @@ class Node:
             Unsigned(config) if config.unsigned_inbox else None,
         )
         self.outboxes = Outboxes(config, outboxes, store, self.hub, self.filer)
+        self.bounced = self.outboxes.bounced
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.started = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []

@@ -181,6 +181,10 @@ class SqlRows:
         found = row.fetchone()
         return found[0] if found else None
 
+    def message_payload(self, sender: str, message_id: str) -> bytes:
+        row = self._db.execute("SELECT payload FROM messages WHERE sender = ? AND id = ?", (sender, message_id))
+        return bytes(row.fetchone()[0])
+
     def add_message(self, message: Message, at: int) -> None:
         self._db.execute(
             "INSERT INTO messages (sender, id, digest, payload, stored_at, projected) VALUES (?, ?, ?, ?, ?, ?)",

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import grp
 import os
+import shlex
 import stat
+import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,13 +19,22 @@ import msgspec
 
 from trishula.node.bounces import changed_at, iso, reason_file
 from trishula.node.files import move, put
-from trishula.protocol.errors import MessageError, TrishulaError
+from trishula.protocol.errors import MessageError, TrishulaError, TruncatedError
 from trishula.protocol.message import Message, complete, digest_of, id_of_file
 
 TAKEN = ".taken-"
 """How the name of a dropped file begins while it is being removed."""
 
+REASON = ".reason.json"
+"""How the name of the file ends that says why a dropped file was not sent."""
+
+SETTLED_NS = 2_000_000_000
+"""A folder that changed a shorter time ago may change again under the same time stamp."""
 _LINE_ENDS = 16
+QUIET_S = 2.0
+"""So long a file that is no message must have been left alone to be one that will never be."""
+_REST_MAY_COME_S = 35.0
+"""So long after its last change the beginning of a message may still be gone on with."""
 _LARGEST = 64 * 1024 * 1024
 _any = msgspec.json.Decoder()
 
@@ -69,6 +81,14 @@ class Unfinished:
     name: str
     mark: Mark
     error: TrishulaError
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which it must be left alone from now on to be given up."""
+        if not isinstance(self.error, TruncatedError):
+            return QUIET_S
+        age = time.time() - self.mark.mtime_ns / 1e9
+        return max(QUIET_S, min(_REST_MAY_COME_S - age, _REST_MAY_COME_S))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +150,8 @@ def look(folder: str, agent: str, name: str, known: Known | None, *, most: int) 
         own = known if known is not None and known.size == mark.size else None
         raw = read(path, mark) if own is not None or mark.size <= most else b""
     except PermissionError as error:
-        fix = "let the group of the folder read it"
-        return Unfinished(name, mark, MessageError(f"it can't be read: {error.strerror}", code="unreadable", fix=fix))
+        text = f"it can't be read: {error.strerror}"
+        return Unfinished(name, mark, MessageError(text, code="unreadable", fix=_let_read(folder, name)))
     except OSError as error:
         return Gone(name, again=error.errno != errno.ENOENT)
     if raw is None:
@@ -139,6 +159,16 @@ def look(folder: str, agent: str, name: str, known: Known | None, *, most: int) 
     if own is not None and digest_of(raw) == own.digest:
         return History(name, mark)
     return _judge(agent, name, mark, raw, most)
+
+
+def _let_read(folder: str, name: str) -> str:
+    """What makes a file readable to the node: `mkstemp` makes it 0600, and in a folder with another group."""
+    file = shlex.quote(text_of(name))
+    with contextlib.suppress(OSError, KeyError):
+        group = os.stat(folder).st_gid  # noqa: PTH116 - as above
+        if os.lstat(f"{folder}/{name}").st_gid != group:
+            return f"chgrp {grp.getgrgid(group).gr_name} {file} && chmod g+r {file}"
+    return f"chmod g+r {file}"
 
 
 def _judge(agent: str, name: str, mark: Mark, raw: bytes, most: int) -> Seen:
@@ -164,7 +194,7 @@ def finish(agent: str, name: str, mark: Mark, raw: bytes, *, most: int) -> Messa
 def is_draft(folder: str, agent: str, name: str, payload: bytes) -> bool:
     """Whether the file there, finished, is the message with this payload: its place is the message's own."""
     seen = look(folder, agent, name, None, most=_LARGEST)
-    return isinstance(seen, Ready) and seen.message.payload == payload
+    return isinstance(seen, Ready) and (seen.message.payload == payload or seen.message.is_again(payload))
 
 
 def remove(folder: str, name: str, mark: Mark, raw: bytes) -> bool:
@@ -207,13 +237,19 @@ def bounce(mailbox: str, agent: str, name: str, mark: Mark, error: TrishulaError
         return True
     bounced = f"{mailbox}/bounced"
     target = name
-    if os.path.lexists(f"{bounced}/{name}"):
+    if any(os.path.lexists(f"{bounced}/{taken}") for taken in (name, name + 2 * REASON)):
         target = f"{name.removesuffix('.json')}~{mark.mtime_ns}.json"
     # The reason comes first: a crash in between leaves the file where it is found again.
-    put(bounced, f"{target}.reason.json", reason_file(agent, name, error, at), temporary=f"drop-{mark.inode}")
+    explain(bounced, agent, target, mark, error, at=at)
     with contextlib.suppress(FileNotFoundError):
         move(source, f"{bounced}/{target}")
     return True
+
+
+def explain(bounced: str, agent: str, name: str, mark: Mark, error: TrishulaError, *, at: int) -> None:
+    """Write beside the file `name` in `bounced/` why it was not sent."""
+    reason = reason_file(agent, name, mark.size, mark.mtime_ns, error, at)
+    put(bounced, name + REASON, reason, temporary=f"drop-{mark.inode}")
 
 
 def read(path: str, mark: Mark) -> bytes | None:

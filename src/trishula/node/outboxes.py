@@ -2,7 +2,7 @@
 
     a file appears ─► looked at ─► submitted ─► stored ─► removed; the projector writes outbox/{id}.json
                           ├──────► half-written: looked at again when it changes, until it has been quiet for a while
-                          ├──────► no message, or not to be sent: to bounced/, with the reason
+                          ├──────► no message, or not to be sent: to bounced/, with the reason; back when it is mended
                           └──────► not to be sent now (quota, full store): tried again
 
 A watcher says which files were touched; the folders are looked at besides, since watchers miss events. What the node
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from trishula.node import drops, queries
+from trishula.node.bounced import Bounced
 from trishula.node.config import Config
 from trishula.node.database import StoreError
 from trishula.node.drops import Bad, Gone, History, Known, Mark, Ready, Seen, Unfinished
@@ -42,8 +43,6 @@ _MOST_OPEN = 256
 """Messages of one outbox that may be on their way into the store."""
 _PER_TURN = 16
 """Messages that are submitted before others have a turn on the event loop."""
-_QUIET_S = 2.0
-"""So long a file that is no message must have been left alone to be one that will never be."""
 _STILL_S = 0.01
 """Whoever has written a file within that time may have a line's end to add: it would be another message."""
 _AGAIN_S = 1.0
@@ -53,10 +52,8 @@ _LOOK_OFTEN_S = 0.04
 _LOOK_ALL_S = 60.0
 _REST = 10.0
 """A look that took long is followed by so many times its own duration of rest."""
-_CHECK_S = 0.1
-"""How often half-written files are looked at: nobody says that a file was left alone."""
-_SETTLED_NS = 2_000_000_000
-"""A folder that changed a shorter time ago may change again under the same time stamp."""
+_CHECKS = 20
+"""How often a half-written file is looked at while it is waited for: nobody says that a file was left alone."""
 _PASSING = frozenset({"store_full", "quota"})
 
 log = logging.getLogger(__name__)
@@ -66,17 +63,16 @@ class Outboxes:
     """The outboxes of these agents."""
 
     def __init__(self, config: Config, agents: Iterable[str], store: Store, hub: Hub, projector: Projector) -> None:
-        self._boxes = {
-            agent: Outbox(agent, config.mailbox_dir / agent, store, hub, projector, config.limits.max_message_bytes)
-            for agent in agents
-        }
+        most = config.limits.max_message_bytes
+        self.bounced = {agent: Bounced(config.mailbox_dir / agent, agent, most) for agent in config.agents}
+        """What each agent dropped and was not sent."""
+        self._boxes = {agent: Outbox(self.bounced[agent], store, hub, projector) for agent in agents}
         self._projector = projector
-        self._folders = {
-            str(folder): box
-            for box in self._boxes.values()
-            for folder in (box.folder, Path(os.path.realpath(box.folder)))  # macOS says where a path really leads
-        }
-        self.watcher = Watcher([box.folder for box in self._boxes.values()], self._touched)
+        boxes = self._boxes.values()
+        self._folders = {path: box for box in boxes for path in _paths(box.folder)}
+        self._bounced = {path: box.bounced for box in boxes for path in _paths(box.bounced.path)}
+        watched = [folder for box in boxes for folder in (box.folder, box.bounced.path)]
+        self.watcher = Watcher(watched, self._touched)
         projector.written = self._written
 
     async def run(self) -> None:
@@ -107,6 +103,8 @@ class Outboxes:
             box = self._folders.get(folder)
             if box is not None and drops.is_drop(name) and not box.knows(name):
                 hints.setdefault(box, []).append(name)
+            elif folder in self._bounced:
+                self._bounced[folder].touched()
         for box, names in hints.items():
             self._loop.call_soon_threadsafe(box.touched, names)
 
@@ -115,21 +113,26 @@ class Outboxes:
             self._boxes[agent].own(name, drops.mark_of(status))
 
 
+def _paths(folder: Path) -> set[str]:
+    return {str(folder), os.path.realpath(folder)}  # macOS says where a path really leads
+
+
 class Outbox:
     """One of them."""
 
-    def __init__(self, agent: str, mailbox: Path, store: Store, hub: Hub, projector: Projector, most: int) -> None:
-        self.folder = mailbox / "outbox"
+    def __init__(self, bounced: Bounced, store: Store, hub: Hub, projector: Projector) -> None:
+        self.bounced = bounced
+        self.folder = bounced.path.with_name("outbox")
         self.looked = asyncio.Event()
         """Set when all that lay there at the start has been looked at."""
         self.problem = ""
         """Why what waits there can't be sent now."""
-        self._agent = agent
-        self._mailbox = str(mailbox)
+        self._agent = bounced.agent
+        self._mailbox = str(bounced.path.parent)
         self._store = store
         self._hub = hub
         self._projector = projector
-        self._most = most
+        self._most = bounced.max_bytes
         self._log = Sparing(log)
         self._stir = asyncio.Event()
         self._known: dict[str, int] = {}
@@ -142,10 +145,12 @@ class Outbox:
         self._slots = asyncio.Semaphore(_MOST_OPEN)
         self._stored: list[tuple[Ready, bool]] = []
         self._bad: list[Bad] = []
-        self._unfinished: dict[str, tuple[Mark, float]] = {}
-        """Half-written files, and since when each is as it is."""
+        self._partial: dict[str, _Partial] = {}
+        """Half-written files."""
         self._refused: dict[str, float] = {}
         """What can't be sent now, and when to try it again."""
+        self._unsure: set[str] = set()
+        """Messages whose file was missing and may just have been written: it is looked for again."""
         self._seen = 0
         self._inode = 0
         self._look_at = 0.0
@@ -202,13 +207,18 @@ class Outbox:
 
     def _pause(self) -> float:
         clock = time.monotonic()
-        due = min(self._look_at, *self._refused.values(), clock + (_CHECK_S if self._unfinished else _LOOK_EVERY_S))
+        checks = (waiting.check_at for waiting in self._partial.values())
+        due = min(self._look_at, clock + _LOOK_EVERY_S, *self._refused.values(), *checks)
         return max(0.0, due - clock)
 
     def _wake_what_waits(self) -> None:
         clock = time.monotonic()
         due = [name for name, at in self._refused.items() if at <= clock]
-        self._todo.update(dict.fromkeys([*due, *self._unfinished]))
+        for name, waiting in self._partial.items():
+            if waiting.check_at <= clock:
+                waiting.put_off()
+                due.append(name)
+        self._todo.update(dict.fromkeys(due))
 
     # ------------------------------------------------------------ looking
 
@@ -233,13 +243,15 @@ class Outbox:
             self._look_all_at = clock + _LOOK_ALL_S
         self._todo.update(dict.fromkeys(found))
         # What has just changed may have done so again under the same time stamp: 1 says that it is to be looked at.
-        self._seen = changed if time.time_ns() - changed > _SETTLED_NS else 1
+        self._seen = changed if time.time_ns() - changed > drops.SETTLED_NS else 1
+        await self._write_again(await asyncio.to_thread(self._still_missing))
         end = time.monotonic()
         self._soon = end + 2 * (end - clock)
         self._look_at = end + max(_LOOK_OFTEN_S if watcher.problem else _LOOK_EVERY_S, _REST * (end - clock))
 
     def _find(self, seen: int) -> tuple[int, int, list[str]]:
-        """When the folder last changed, which one it is, and what is new in it: the oldest first."""
+        """When the folder last changed, which one it is, and what is new in it, or was mended: the oldest first."""
+        self.bounced.send_mended(at=now().wall, thorough=not seen)
         status = self.folder.stat()
         if status.st_mtime_ns == seen:
             return status.st_mtime_ns, status.st_ino, []
@@ -308,10 +320,10 @@ class Outbox:
 
     def _look(self, name: str, known: dict[str, Known]) -> Seen | None:
         """In a thread. None for what is half-written and has not changed since."""
-        mark, since = self._unfinished.get(name, (None, 0.0))
-        if mark is not None and time.monotonic() - since < _QUIET_S:
+        waiting = self._partial.get(name)
+        if waiting is not None and not waiting.is_over():
             with contextlib.suppress(OSError):
-                if drops.mark_of(os.lstat(self.folder / name)) == mark:
+                if drops.mark_of(os.lstat(self.folder / name)) == waiting.mark:
                     return None
         return drops.look(str(self.folder), self._agent, name, known.get(drops.stem(name)), most=self._most)
 
@@ -323,21 +335,20 @@ class Outbox:
         return taken
 
     async def _judge(self, seen: Seen) -> None:
-        if not isinstance(seen, Unfinished):
-            self._unfinished.pop(seen.name, None)
+        former = self._partial.pop(seen.name, None)
         match seen:
             case History(name, mark):
                 self._known[name] = hash(mark)
             case Gone(name, again):
                 if again:
-                    self._unfinished[name] = (Mark(0, 0, 0), time.monotonic())
+                    self._partial[name] = _Partial(Mark(0, 0, 0), drops.QUIET_S)
             case Unfinished(name, mark, error):
-                known, since = self._unfinished.get(name, (None, 0.0))
-                if known != mark:
-                    self._unfinished[name] = (mark, time.monotonic())
-                elif time.monotonic() - since >= _QUIET_S:
-                    del self._unfinished[name]
+                if former is None or former.mark != mark:
+                    self._partial[name] = _Partial(mark, seen.patience)
+                elif former.is_over():
                     self._bounce(Bad(name, mark, error))
+                else:
+                    self._partial[name] = former
             case Bad():
                 self._bounce(seen)
             case Ready():
@@ -376,17 +387,30 @@ class Outbox:
         self._todo.update(dict.fromkeys(left.changed))
         for name, error in left.stuck.items():
             self._wait(name, _MUCH_LATER_S, f"{drops.text_of(name)} can't be taken out of the outbox: {error}")
-        if left.without_file:
-            await self._store.write(lambda db: queries.write_outbox_again(db, self._agent, left.without_file))
+        await self._write_again(left.without_file)
+
+    async def _write_again(self, ids: list[str]) -> None:
+        """Have the files of stored messages written that were taken out of the outbox with what lay in their place."""
+        if ids:
+            self._unsure |= {*ids}
+            unmarked = await self._store.write(lambda db: queries.write_outbox_again(db, self._agent, ids))
+            self._unsure -= {*ids} - {*unmarked}
             self._projector.wake()
+
+    def _still_missing(self) -> list[str]:
+        unsure, self._unsure = self._unsure, set()
+        return [name for name in unsure if not os.path.lexists(f"{self.folder}/{name}.json")]
 
     def _clear_away(self, stored: list[tuple[Ready, bool]], bad: list[Bad]) -> _Left:
         """In a thread."""
         left = _Left()
         for ready, fresh in stored:
+            # Our file took its place, and another drop of the same bytes the place of that, with the same inode again.
+            exact = fresh and self._is_marked(ready)
             left.note(ready.name, partial(self._put_away, ready))
+            self.bounced.left(ready.name)
             path = f"{self.folder}/{ready.message.id}.json"
-            if not fresh and not holds(path, ready.message.payload):
+            if not exact and not holds(path, ready.message.payload):
                 left.without_file.append(ready.message.id)
         for item in bad:
             log.warning("%s in the outbox of %s was not sent: %s", item.name, self._agent, item.error)
@@ -395,6 +419,11 @@ class Outbox:
             if item.error.code == "id_conflict" and not os.path.lexists(f"{self.folder}/{item.error.value}.json"):
                 left.without_file.append(str(item.error.value))  # it lay in its place
         return left
+
+    def _is_marked(self, ready: Ready) -> bool:
+        with contextlib.suppress(OSError):
+            return drops.mark_of(os.lstat(self.folder / ready.name)) == ready.mark
+        return False
 
     def _put_away(self, ready: Ready) -> bool:
         message = ready.message
@@ -411,6 +440,22 @@ class Outbox:
 
     def _say(self, text: str) -> None:
         self._log.warning(self._agent, text)
+
+
+class _Partial:
+    """A half-written file as it was at the last look. It is given up after `patience` seconds without change."""
+
+    def __init__(self, mark: Mark, patience: float) -> None:
+        self.mark = mark
+        self._every_s = patience / _CHECKS
+        self._over_at = time.monotonic() + patience
+        self.put_off()
+
+    def put_off(self) -> None:
+        self.check_at = time.monotonic() + self._every_s
+
+    def is_over(self) -> bool:
+        return time.monotonic() >= self._over_at
 
 
 @dataclass(slots=True)

@@ -317,12 +317,13 @@ def known(db: sqlite3.Connection, agent: str, ids: Collection[str]) -> dict[str,
     return {message_id: Known(digest, size) for message_id, digest, size in rows}
 
 
-def write_outbox_again(db: sqlite3.Connection, agent: str, ids: Collection[str]) -> None:
-    """The files of these messages are not in the outbox any more, and are to be."""
-    db.executemany(
-        "UPDATE messages SET projected = 0 WHERE sender = ? AND id = ? AND projected = 1",
-        [(agent, message_id) for message_id in ids],
-    )
+def write_outbox_again(db: sqlite3.Connection, agent: str, ids: Collection[str]) -> list[str]:
+    """The files of these messages are not in the outbox any more, and are to be.
+
+    Returns those whose file may just have been written and is not marked yet: if it is not there later, ask again.
+    """
+    again = "UPDATE messages SET projected = 0 WHERE sender = ? AND id = ? AND projected = 1"
+    return [message_id for message_id in ids if db.execute(again, (agent, message_id)).rowcount == 0]
 
 
 def handled_due(db: sqlite3.Connection, *, limit: int, without: Collection[str] = ()) -> list[HandledFile]:

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
 from trishula.node import queries, replies
+from trishula.node.bounced import Bounced
 from trishula.node.store import Store
 from trishula.protocol import agent_frames
 from trishula.protocol.errors import TrishulaError
 
 
-async def inbox(store: Store, agent: str, request: agent_frames.Inbox) -> dict[str, Any]:
-    """A page of the unread messages of `agent`."""
+async def inbox(store: Store, agent: str, request: agent_frames.Inbox, folder: Bounced) -> dict[str, Any]:
+    """A page of the unread messages of `agent`, and what it has in `bounced/`."""
     letters, more = await store.read(
         partial(queries.letters, agent=agent, after=request.after, limit=request.limit + 1)
     )
     more = more or len(letters) > request.limit
-    return {"messages": [replies.summary(letter) for letter in letters[: request.limit]], "more": more}
+    messages = [replies.summary(letter) for letter in letters[: request.limit]]
+    return {"messages": messages, "more": more, "bounced": await asyncio.to_thread(folder.summary)}
+
+
+async def bounced(folder: Bounced, request: agent_frames.Bounced) -> dict[str, Any]:
+    """What an agent has in `bounced/`."""
+    items = await asyncio.to_thread(folder.items)
+    return {"files": items[: request.limit], "more": len(items) > request.limit}
+
+
+async def retry(folder: Bounced, name: str) -> dict[str, Any]:
+    """The name in the outbox of a file that was not sent and is to be."""
+    try:
+        return {"file": await asyncio.to_thread(folder.retry, name)}
+    except OSError as error:
+        raise TrishulaError(f"{name} can't be moved to the outbox: {error.strerror}", key="file", value=name) from None
 
 
 async def show(store: Store, agent: str, message_id: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from websockets.exceptions import ConnectionClosed
 
 from trishula.node import queries, questions, replies
+from trishula.node.bounced import Bounced
 from trishula.node.hub import Hub
 from trishula.node.store import Store
 from trishula.node.watchlist import Watchlist
@@ -46,6 +47,10 @@ class Node(Protocol):
     limits: Limits
     node: str
     software: str
+
+    @property
+    def bounced(self) -> Mapping[str, Bounced]:
+        """By agent: what it dropped and was not sent."""
 
     async def status(self) -> dict[str, Any]: ...
 
@@ -138,13 +143,17 @@ class Session:
                     await task
 
     @property
+    def _bounced(self) -> Bounced:
+        return self._node.bounced[self.agent]
+
+    @property
     def receiving(self) -> bool:
         """Whether the agent has asked for its messages as they arrive."""
         return self._pump is not None
 
     # ------------------------------------------------------------ requests
 
-    async def _take(self, request: agent_frames.AgentRequest) -> None:  # noqa: C901 - an arm for each request
+    async def _take(self, request: agent_frames.AgentRequest) -> None:  # noqa: C901, PLR0912 - an arm for each request
         node = self._node
         match request:
             case agent_frames.Send():
@@ -164,7 +173,11 @@ class Session:
             case agent_frames.Outcomes():
                 await self._answer(request.ref, self._outcomes(request))
             case agent_frames.Inbox():
-                await self._answer(request.ref, questions.inbox(node.store, self.agent, request))
+                await self._answer(request.ref, questions.inbox(node.store, self.agent, request, self._bounced))
+            case agent_frames.Bounced():
+                await self._answer(request.ref, questions.bounced(self._bounced, request))
+            case agent_frames.Retry():
+                await self._answer(request.ref, questions.retry(self._bounced, request.file))
             case agent_frames.Show():
                 await self._answer(request.ref, questions.show(node.store, self.agent, request.id))
             case agent_frames.Trace():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from typing import Any
 
@@ -22,6 +23,7 @@ async def status(node: Running, health: Health) -> dict[str, Any]:
     found = health.facts()
     findings = checks.health(found, now().wall)
     problem = "; ".join(finding.text for finding in checks.unready(findings))
+    bounced = await asyncio.to_thread(lambda: {agent: box.summary() for agent, box in node.outboxes.bounced.items()})
     try:
         counts = await node.store.read(lambda db: queries.counts(db, node.config.agents))
     except StoreError:  # the findings say so
@@ -42,7 +44,12 @@ async def status(node: Running, health: Health) -> dict[str, Any]:
         "backlog": counts.backlogs.get(node.config.node, 0),
         "peers": {peer: {**said, **_mail(node.hub, counts, peer)} for peer, said in found["peers"].items()},
         "agents": {
-            agent: {"unread": counts.unread.get(agent, 0), "oldest": counts.oldest.get(agent), **said}
+            agent: {
+                "unread": counts.unread.get(agent, 0),
+                "oldest": counts.oldest.get(agent),
+                "bounced": bounced[agent],
+                **said,
+            }
             for agent, said in found["agents"].items()
         },
     }

@@ -3,6 +3,7 @@
 Time and randomness come in as arguments, work goes out as effects. The imports flow one way, from top to bottom:
 
     errors, names, clock, limits, backoff
+    json_faults   why some bytes are not a JSON object
     message       the payload that an agent wrote, fixed for ever
     envelope      one payload for one recipient, and the receipt that ends it
     signing       the MACs of both, by pair of nodes

@@ -103,7 +103,21 @@ class Probe(Frame, frozen=True):
     """`rsync`: that way, whatever links there are."""
 
 
-AgentRequest = Send | Outcomes | Attach | Inbox | Show | Done | Trace | Find | Status | Probe
+class Bounced(Frame, frozen=True):
+    """List what this agent dropped and was not sent, and what did not arrive, oldest first. Answered by `Data`."""
+
+    ref: Count
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class Retry(Frame, frozen=True):
+    """Put this file from `bounced/` back into the outbox. Answered by `Data`."""
+
+    ref: Count
+    file: Note
+
+
+AgentRequest = Send | Outcomes | Attach | Inbox | Show | Done | Trace | Find | Status | Probe | Bounced | Retry
 
 
 # ---------------------------------------------------------------- from a node to its agent

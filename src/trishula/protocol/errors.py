@@ -2,6 +2,7 @@
 
     TrishulaError
      ├── MessageError     a message that is not one (bad JSON, bad id, too large, …)
+     │    └── TruncatedError   good JSON so far, that ends too early: the rest may come
      ├── SendError        a good message that this node can't take (unknown recipient, id reused, store full, …)
      ├── FrameError       a peer or client that breaks the protocol; carries the close code
      └── ConfigError      a wrong key in node.toml or a credential file
@@ -44,6 +45,10 @@ class MessageError(TrishulaError):
     """The bytes are not a message that the mesh carries."""
 
     code = "invalid"
+
+
+class TruncatedError(MessageError):
+    """The bytes are the beginning of a JSON object: with more behind them they may be a message."""
 
 
 class SendError(TrishulaError):

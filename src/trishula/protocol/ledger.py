@@ -86,7 +86,10 @@ def apply(rows: Rows, record: Record) -> Result:  # noqa: C901, PLR0911, PLR0912
 
 
 def _originate(rows: Rows, record: Originate) -> Originated | Conflict | Declined:
-    """All envelopes of a message or none; the same id and content again is the same message (rules 6 and 10)."""
+    """All envelopes of a message or none; the same id and content again is the same message (rules 6 and 10).
+
+    The content is what its agent wrote: a retry without a timestamp is not another message for being dated later.
+    """
     message = record.message
     known = rows.message_digest(message.sender, message.id)
     if known is None:
@@ -95,9 +98,12 @@ def _originate(rows: Rows, record: Originate) -> Originated | Conflict | Decline
         rows.add_message(message, record.at)
         added = tuple(rows.add_outgoing(envelope, message.digest, record.at) for envelope in record.envelopes)
         return Originated(added, fresh=True)
-    if known != message.digest:
-        return Conflict(known)
-    return Originated(rows.outgoing(message.sender, message.id), fresh=False)
+    progress = rows.outgoing(message.sender, message.id)
+    if known == message.digest:
+        return Originated(progress, fresh=False)
+    if message.is_again(rows.message_payload(message.sender, message.id)):
+        return Originated(progress, fresh=False, dated=known)
+    return Conflict(known)
 
 
 def _accept(rows: Rows, record: Accept) -> Answer | Declined:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from trishula.protocol.errors import MessageError
+from trishula.protocol.json_faults import explain
 from trishula.protocol.names import PROBE, is_agent, is_message_id
 
 _FILES = bytes.fromhex("7d5c1d0a5a435c1f9f0e6f1f2b8a9c10")
@@ -30,6 +32,9 @@ URGENT = "urgent"
 
 _full = msgspec.json.Decoder()
 _raw = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TIMESTAMP = re.compile(rb',\n  "timestamp": "[^"\\]*"\n}\n')
+"""The end of a payload to which a node added the timestamp."""
+_TTL = re.compile(r"ttl(_\w+)?", re.IGNORECASE)
 _SHOWN = 80
 _TEXT_KEYS = ("type", "priority", "subject", "timestamp")
 
@@ -39,6 +44,7 @@ class Message:
     """A message as its origin fixed it.
 
     `payload` is the mailbox file, byte for byte; `digest` its SHA-256 in hex. `to` is as written: not yet expanded.
+    `written` is the length of what its agent wrote of the payload: all of it, or all but the timestamp at its end.
     """
 
     id: str
@@ -47,17 +53,23 @@ class Message:
     urgent: bool
     payload: bytes
     digest: str
+    written: int = field(compare=False)
+
+    def is_again(self, stored: bytes) -> bool:
+        """Whether the payload `stored` under this id is this message but for the timestamp, which a node added here."""
+        same = self.written < len(self.payload) and stored.startswith(self.payload[: self.written])
+        return same and _TIMESTAMP.fullmatch(stored, self.written) is not None
 
 
-def complete(raw: bytes, *, sender: str, new_id: str, timestamp: str, max_bytes: int) -> Message:
+def complete(raw: bytes, *, sender: str, new_id: str, timestamp: str | None, max_bytes: int) -> Message:
     """The message that agent `sender` wrote, with a missing `id`, `from` or `timestamp` filled in at the end.
 
-    `new_id` and `timestamp` are used only where the agent left them out. Raises `MessageError`, naming the key.
+    `new_id` and `timestamp` are used only where the agent left them out; None leaves the timestamp to the node.
+    Raises `MessageError`, naming the key.
     """
     value = _decode(raw, max_bytes)
-    missing = [
-        (key, given) for key, given in (("id", new_id), ("from", sender), ("timestamp", timestamp)) if key not in value
-    ]
+    given = {"id": new_id, "from": sender} | ({} if timestamp is None else {"timestamp": timestamp})
+    missing = [(key, text) for key, text in given.items() if key not in value]
     value.update(missing)
     _check(value)
     if value["from"] != sender:
@@ -68,10 +80,12 @@ def complete(raw: bytes, *, sender: str, new_id: str, timestamp: str, max_bytes:
             value=value["from"],
             fix=f'leave out "from" or set it to "{sender}"',
         )
+    _check_unread(value)
     payload = _lay_out(raw, missing)
     if len(payload) > max_bytes:
         raise _too_large(len(payload), max_bytes)
-    return _message(value, payload)
+    dated = bool(missing) and missing[-1][0] == "timestamp"
+    return _message(value, payload, payload.rindex(b",\n") if dated else len(payload))
 
 
 def inspect(payload: bytes, *, max_bytes: int) -> Message:
@@ -81,7 +95,7 @@ def inspect(payload: bytes, *, max_bytes: int) -> Message:
         if key not in value:
             raise MessageError(f'the payload has no "{key}"', key=key)
     _check(value)
-    return _message(value, payload)
+    return _message(value, payload, len(payload))
 
 
 def digest_of(payload: bytes) -> str:
@@ -97,7 +111,7 @@ def id_of_file(agent: str, name: str, mtime_ns: int, raw: bytes) -> str:
     return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 
-def _message(value: dict[str, Any], payload: bytes) -> Message:
+def _message(value: dict[str, Any], payload: bytes, written: int) -> Message:
     to = value["to"]
     return Message(
         id=value["id"],
@@ -106,6 +120,7 @@ def _message(value: dict[str, Any], payload: bytes) -> Message:
         urgent=value.get("priority") == URGENT,
         payload=payload,
         digest=digest_of(payload),
+        written=written,
     )
 
 
@@ -121,7 +136,7 @@ def _decode(raw: bytes, max_bytes: int) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         if isinstance(error, MessageError):
             raise
-        raise MessageError(f"not valid JSON: {error}", fix="write one JSON object in UTF-8") from None
+        raise explain(raw, error) from None
     if not isinstance(value, dict):
         raise MessageError(f"a message is a JSON object, not {_kind(value)}")
     # The brackets are counted first because nearly every message passes that way without the walk.
@@ -177,10 +192,23 @@ def _check(value: dict[str, Any]) -> None:
         raise MessageError(f'"reply_to" is an id or null, not {_kind(value["reply_to"])}', key="reply_to")
 
 
+def _check_unread(value: dict[str, Any]) -> None:
+    """Refuse what reads like an order to the mesh that it would not hear."""
+    key = next((key for key in value if _TTL.fullmatch(key)), None)
+    if key is not None:
+        raise MessageError(
+            f'"{key}" in a message changes nothing: how long it is kept is not a part of it',
+            key=key,
+            value=_short(value[key]),
+            fix=f"leave it out and say it beside the message: `trishula send --ttl SECONDS`, ttl_s= in Python; if it is"
+            f' for the recipient, call it other than "{key}"',
+        )
+
+
 def _lay_out(raw: bytes, missing: list[tuple[str, str]]) -> bytes:
     """One top-level key a line, values verbatim, the missing fields last, a newline at the end."""
     fields = [(key, bytes(slice_)) for key, slice_ in _raw.decode(raw).items()]
-    fields += [(key, msgspec.json.encode(given)) for key, given in missing]
+    fields += [(key, msgspec.json.encode(text)) for key, text in missing]
     return b"{\n" + b",\n".join(b"  %b: %b" % (msgspec.json.encode(key), slice_) for key, slice_ in fields) + b"\n}\n"
 
 

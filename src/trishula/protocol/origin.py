@@ -185,7 +185,7 @@ class Origin:
             )
             return [Rejected(ref, error)]
         assert isinstance(result, Originated)
-        stored = Stored(ref, message.id, message.digest, result.progress, result.fresh)
+        stored = Stored(ref, message.id, result.dated or message.digest, result.progress, result.fresh)
         if not result.fresh:
             return [stored]
         self._open += _counts(envelopes)

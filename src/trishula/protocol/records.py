@@ -240,6 +240,9 @@ class Rows(Protocol):
     def message_digest(self, sender: str, message_id: str) -> str | None:
         """The digest of our message with this id, or None."""
 
+    def message_payload(self, sender: str, message_id: str) -> bytes:
+        """The payload of our message with this id, which is known."""
+
     def add_message(self, message: Message, at: int) -> None: ...
 
     def add_outgoing(self, envelope: Envelope, digest: str, at: int) -> Progress:
@@ -326,10 +329,14 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Originated:
-    """`progress` has one row for each recipient; `fresh` is false where the message was there already."""
+    """`progress` has one row for each recipient; `fresh` is false where the message was there already.
+
+    `dated` is the digest that it has there, if a node added another timestamp then; else empty.
+    """
 
     progress: tuple[Progress, ...]
     fresh: bool
+    dated: str = ""
 
 
 @dataclass(frozen=True, slots=True)
