@@ -175,8 +175,8 @@ def ping(arguments: argparse.Namespace) -> int:
     async def work(mesh: trishula.Client) -> int:
         asked = await asyncio.gather(*(_probe(mesh, node, arguments.route, deadline) for node in arguments.nodes))
         problems = [problem for _, problem in asked if problem is not None]
-        for problem in problems[:-1]:
-            print(visible(f"trishula: {problem}"), file=sys.stderr)
+        for reason in problems[:-1]:
+            print(visible(f"trishula: {reason}"), file=sys.stderr)
         with after(f"{', '.join(arguments.nodes)} was asked", problems[-1] if problems else None):
             for node, (outcome, problem) in zip(arguments.nodes, asked, strict=True):
                 if arguments.json:
