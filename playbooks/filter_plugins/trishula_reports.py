@@ -15,8 +15,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-CERTIFICATE_WARN_DAYS = 14
-LOOK = "'journalctl -u trishula-node -p info' on both"
+BAD = ("failed", "warning")
 
 Answers = dict[str, dict[str, Any]]
 
@@ -24,13 +23,13 @@ Answers = dict[str, dict[str, Any]]
 def status(answers: Answers, now: float) -> str:
     """Tables of all hosts, links and agents. ``now`` is in seconds since 1970."""
     nodes = _nodes(answers)
-    hosts = [("HOST", "NODE", "VERSION", "UP", "CERTIFICATE", "STORE", "CLOCK", "UNREAD")]
+    hosts = [("HOST", "NODE", "VERSION", "UP", "CERTIFICATE", "STORE", "FREE", "CLOCK", "UNREAD")]
     links = [("FROM", "TO", "LINK", "FOR", "ROUND TRIP", "ROUTE", "BACKLOG", "HELD FOR IT")]
     agents = [("AGENT", "NODE", "ATTACHED", "UNREAD", "OLDEST")]
     for host, answer in answers.items():
         node = nodes.get(host)
         if node is None:
-            hosts.append((host, _why_none(answer), *["-"] * 6))
+            hosts.append((host, _why_none(answer), *["-"] * 7))
             continue
         ready = "ready" if node["ready"] else "NOT READY"
         unread = sum(agent["unread"] for agent in node["agents"].values())
@@ -42,7 +41,8 @@ def status(answers: Answers, now: float) -> str:
                 _age(node["uptime_s"]),
                 _certificate(answer, now),
                 _size(node["store"]["used"]),
-                "trusted" if node["clock"]["trusted"] else "NOT TRUSTED",
+                _free(node.get("disks", {})),
+                _trust(node["clock"]),
                 str(unread),
             )
         )
@@ -58,13 +58,13 @@ def status(answers: Answers, now: float) -> str:
     return "\n\n".join(_table(rows) for rows in (hosts, links, agents) if len(rows) > 1)
 
 
-def status_problems(answers: Answers, now: float, links: bool = True) -> list[str]:  # noqa: FBT001, FBT002 - a filter
+def status_problems(answers: Answers) -> list[str]:
     """A line for everything that is not as it should be, the hosts that can't be reached first.
 
-    ``links``: whether there are to be any; with files alone there are none.
+    The nodes judge themselves; here is only put together what two of them say of one link.
     """
     nodes = _nodes(answers)
-    down: set[tuple[str, ...]] = set()
+    down: dict[tuple[str, str], list[str]] = {}
     found = [f"{host} cannot be reached: {answer['why_not']}" for host, answer in answers.items() if answer["why_not"]]
     for host, answer in answers.items():
         if answer["why_not"]:
@@ -73,22 +73,21 @@ def status_problems(answers: Answers, now: float, links: bool = True) -> list[st
         if node is None:
             found.append(f"the node on {host} does not answer: {answer['complained'].strip() or 'it says nothing'}")
             continue
-        if not node["ready"]:
+        if "findings" not in node and not node["ready"]:  # of a release before this one
             found.append(f"the node on {host} is not ready: {node['problem']}")
-        if not node["clock"]["trusted"]:
-            found.append(f"the clock of {host} is not trusted: 'timedatectl' there")
-        served = node.get("certificate", {})
-        if served.get("refused"):
-            found.append(f"{host} refuses the certificate that was put there: {served['refused']}")
-        days = served.get("days_left", _days(answer, now))
-        if days is not None and days < CERTIFICATE_WARN_DAYS:
-            found.append(f"the certificate of {host} ends in {days} days: run site.yml")
-        if not links:
-            continue
-        # Who does not answer has been named, and is linked to nobody.
-        others = [name for name, peer in node["peers"].items() if name in nodes or name not in answers]
-        down |= {tuple(sorted((host, name))) for name in others if not node["peers"][name]["linked"]}
-    return found + [f"{one} and {other} are not linked: {LOOK}" for one, other in sorted(down)]
+        for finding in node.get("findings", ()):
+            if finding["state"] not in BAD:
+                continue
+            peer = finding["about"]
+            if finding["check"] != "link":
+                fix = f". Fix: {finding['fix']}" if finding["fix"] else ""
+                found.append(f"{host}: {finding['text']}{fix}")
+            elif peer in nodes or peer not in answers:  # who does not answer has been named, and is linked to nobody
+                why = f"{host}: {finding['text'].partition(': ')[2]}"
+                first = bool(node["peers"].get(peer, {}).get("dials"))
+                said = down.setdefault((min(host, peer), max(host, peer)), [])
+                said.insert(0 if first else len(said), why)
+    return found + [f"{one} and {other} are not linked: {'; '.join(why)}" for (one, other), why in sorted(down.items())]
 
 
 def trace(answers: Answers, message_id: str) -> str:
@@ -157,6 +156,16 @@ def _why_none(answer: dict[str, Any]) -> str:
     return "UNREACHABLE" if answer["why_not"] else "NO ANSWER"
 
 
+def _trust(clock: dict[str, Any]) -> str:
+    return "not compared" if clock.get("state") == "not compared" else "trusted" if clock["trusted"] else "NOT TRUSTED"
+
+
+def _free(disks: dict[str, Any]) -> str:
+    """Of the file systems of store and mailboxes, which may be one."""
+    free = {disks[name]["device"]: _size(disks[name]["free"]) for name in ("store", "mailboxes") if name in disks}
+    return ", ".join(free.values()) or "-"
+
+
 def _backlog(peer: dict[str, Any]) -> str:
     held = [f"{count} with {node}" for node, count in sorted(peer["custody"].items())]
     return f"{peer['backlog']} ({', '.join(held)})" if held else str(peer["backlog"])
@@ -184,7 +193,7 @@ def _age(seconds: float) -> str:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1024 / 1024:.1f} MiB"
+    return f"{count / 2**20:.1f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """What differs between two systems. `start`, `stop` and `log` are what a person types."""
+    """What differs between two systems. `start`, `stop`, `restart` and `log` are what a person types."""
 
     config: Path
     credentials: Path
@@ -24,6 +24,7 @@ class Places:
     """Bytes of a Unix socket's path: sun_path, without its end."""
     start: str
     stop: str
+    restart: str
     log: str
 
     @property
@@ -42,6 +43,7 @@ def on_linux() -> Places:
         socket_path_limit=107,
         start="systemctl start trishula-node",
         stop="systemctl stop trishula-node.socket trishula-node.service",
+        restart="systemctl restart trishula-node",
         log="journalctl -u trishula-node",
     )
 
@@ -57,6 +59,7 @@ def on_macos(home: Path) -> Places:
         socket_path_limit=103,
         start="launchctl kickstart gui/$(id -u)/trishula.node",
         stop="launchctl bootout gui/$(id -u)/trishula.node",
+        restart="launchctl kickstart -k gui/$(id -u)/trishula.node",
         log="less ~/Library/Logs/TRISHULA/node.log",
     )
 

@@ -165,7 +165,9 @@ def test_rooms_are_the_nodes_and_the_account_adds_to_one_folder_and_reads_one(wi
 def test_the_service_is_in_the_accounts_group_where_peers_come(with_rsync: Site) -> None:
     groups = {
         host: re.findall(
-            r"^SupplementaryGroups=(.*)$", with_rsync.rendered(host, "trishula-node.service"), re.MULTILINE
+            r"^# Its account is a member of them: ([^.]*)\.",
+            with_rsync.rendered(host, "trishula-node.service"),
+            re.MULTILINE,
         )
         for host in with_rsync.hosts
     }

@@ -10,6 +10,7 @@ import tomllib
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.contract.conftest import all_tasks
 
 from trishula.node import config as node_config
 
@@ -107,9 +108,17 @@ def test_one_agent_cannot_take_all_the_connections_that_the_service_may_have(sit
         assert "LimitNOFILE=65536\n" in site.rendered(host, "trishula-node.service")
 
 
-def test_the_service_is_a_member_of_its_agents_groups_and_of_the_account_that_peers_come_to(site: Site) -> None:
-    assert "SupplementaryGroups=openclaw dhyana\n" in site.rendered("mac", "trishula-node.service")
-    assert "SupplementaryGroups=openclaw trishula-sync\n" in site.rendered("agni", "trishula-node.service")
+def test_the_account_is_a_member_of_its_agents_groups_and_of_that_which_peers_come_to(site: Site) -> None:
+    assert "a member of them: openclaw dhyana. " in site.rendered("mac", "trishula-node.service")
+    assert "a member of them: openclaw trishula-sync. " in site.rendered("agni", "trishula-node.service")
+    tasks = [task.data[task.module] for task in all_tasks() if task.module == "ansible.builtin.user"]
+    (account,) = [arguments for arguments in tasks if "groups" in arguments]
+    assert account["groups"] == "{{ _trishula_node_supplementary_groups }}"
+
+
+def test_a_group_that_is_missing_keeps_no_service_from_starting(site: Site) -> None:
+    for host in site.hosts:
+        assert "\nSupplementaryGroups=" not in site.rendered(host, "trishula-node.service")
 
 
 def test_the_socket_listens_where_the_wiring_says(site: Site) -> None:

@@ -104,6 +104,32 @@ def test_a_pair_that_is_none_is_refused_and_the_old_one_serves_on(mesh: Sandbox)
     asyncio.run(story())
 
 
+def test_one_of_another_authority_is_refused_and_status_says_so(mesh: Sandbox) -> None:
+    async def story() -> None:
+        await mesh.linked()
+        up = await since(mesh)
+        old = await asyncio.to_thread(shown, mesh.places["agni"])
+        mesh.put_certificate("agni", *Authority("Somebody else's CA").issue("agni"))
+        mesh.signal("agni", signal.SIGHUP)
+
+        async def refused() -> bool:
+            findings = (await mesh.status("agni"))["findings"]
+            return any("is not signed by the mesh's CA" in one["text"] for one in findings if one["state"] == "failed")
+
+        await until(refused, "it is refused")
+        assert await asyncio.to_thread(shown, mesh.places["agni"]) == old
+        assert await since(mesh) == up
+        mesh.put_certificate("agni", *mesh.authority.issue("agni"))
+        mesh.signal("agni", signal.SIGHUP)
+
+        async def taken() -> bool:
+            return not (await certificate(mesh, "agni"))["refused"]
+
+        await until(taken, "a good one is taken")
+
+    asyncio.run(story())
+
+
 def test_a_node_trusts_the_mesh_ca_and_public_roots_where_it_is_told_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -217,7 +217,7 @@ def test_status_is_one_page_on_links_mail_and_agents_everywhere(mesh: Sandbox) -
 
         await until(told, "mac knows of both")
         mac, agni = await mesh.status("mac"), await mesh.status("agni")
-        assert mac["clock"] == {"trusted": True}
+        assert (mac["clock"]["trusted"], mac["clock"]["state"]) == (True, "trusted")
         assert 0 < mac["store"]["used"] <= mac["store"]["limit"]
         away, near = mac["peers"]["rushabdev"], mac["peers"]["agni"]
         assert (away["linked"], away["route"], away["agents"], away["storing"]) == (False, "relay:agni", {}, None)
@@ -231,7 +231,7 @@ def test_status_is_one_page_on_links_mail_and_agents_everywhere(mesh: Sandbox) -
         assert "DOWN" in page
         assert f"{away['backlog']} ({away['backlog']} with agni)" in page
         assert "clock trusted" in page
-        assert max(map(len, page.splitlines())) <= 100
+        assert max(len(line) for line in page.splitlines() if not line.startswith("FAILED")) <= 100
 
     asyncio.run(story())
 

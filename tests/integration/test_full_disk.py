@@ -121,6 +121,38 @@ def test_a_node_without_mail_finds_the_room_by_itself(tmp_path: Path) -> None:
         asyncio.run(story(mesh, folder))
 
 
+def test_a_node_is_not_ready_until_a_write_worked_again_and_says_so_once_each_way(tmp_path: Path) -> None:
+    """What is small may still be written on a full disk: that it can does not mean that mail can."""
+
+    async def story(mesh: Sandbox, folder: Path) -> None:
+        mesh.start()
+        await mesh.up()
+        before = await mesh.status("agni")
+        assert 0 < before["disks"]["store"]["free"] < before["disks"]["store"]["size"] <= 16 * 2**20
+        assert [one["state"] for one in before["findings"] if one["check"] == "disk"] == ["ok"]
+        ballast = fill(folder)
+        async with mesh.client("agni") as agni:
+            with pytest.raises(SendError, match="full"):
+                await send_for_ever(agni)
+            for _ in range(30):
+                full = await mesh.status("agni")
+                assert not full["ready"]
+                with contextlib.suppress(SendError):
+                    await agni.send("dhyana", body="small")
+        assert full["disks"]["store"]["free"] < 2**20
+        assert {"disk", "store"} <= {one["check"] for one in full["findings"] if one["state"] == "failed"}
+        ballast.unlink()
+        await until(lambda: is_ready(mesh, "agni"), "agni is ready again")
+        log = mesh.places["agni"].log
+        await until(lambda: "again: the store can be written" in log.read_text(), "the journal says so")
+        said = log.read_text().splitlines()
+        assert len([line for line in said if "ERROR the store can't be written" in line]) == 1
+        assert len([line for line in said if "again: the store can be written" in line]) == 1
+
+    with Sandbox(tmp_path, {"agni": ["agni", "dhyana"]}) as mesh, small_disk(mesh, "agni") as folder:
+        asyncio.run(story(mesh, folder))
+
+
 def test_a_full_disk_is_no_flood_in_the_journal(tmp_path: Path) -> None:
     async def story(mesh: Sandbox, folder: Path) -> None:
         mesh.start()

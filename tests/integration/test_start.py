@@ -37,18 +37,6 @@ def test_a_node_says_ready_only_when_every_agent_can_reach_it(tmp_path: Path) ->
         assert node.returncode == 0, said
 
 
-def test_a_group_that_is_not_there_ends_the_start_by_its_name(tmp_path: Path) -> None:
-    with Sandbox(tmp_path, {"mac": ("mac",)}) as sandbox:
-        place = sandbox.places["mac"]
-        place.listening.close()
-        place.config.write_text(place.config.read_text() + '\n[agents.dhyana]\nsocket_group = "no-such-group"\n')
-        node = run(sandbox, "mac")
-        said = node.communicate(timeout=60)[1]
-        assert node.returncode == 1
-        assert "there is no group 'no-such-group'" in said
-        assert "Traceback" not in said
-
-
 def test_a_second_node_on_the_same_store_ends_with_the_reason(tmp_path: Path) -> None:
     with Sandbox(tmp_path, {"mac": ("mac",)}) as sandbox:
         sandbox.places["mac"].listening.close()

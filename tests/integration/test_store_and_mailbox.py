@@ -191,12 +191,15 @@ def test_a_full_store_refuses_by_name_keeps_what_it_has_and_recovers_by_itself(t
         assert disk.failed[77].code == "store_full"
         assert "make room" in str(disk.failed[77])
         assert "SQLITE_FULL" in disk.store.problem
+        (again,) = await disk.commit(accept("before"))
+        assert disk.store.problem  # what changes nothing could be written all the time
         disk.store._writer_db.execute("PRAGMA max_page_count = 1000000")
+        await disk.store.recover()
+        assert disk.store.problem == ""
         (again,) = await disk.commit(accept("before"))
         assert isinstance(again, Answer)
         assert not again.fresh
         await disk.commit(accept("after"))
-        assert disk.store.problem == ""
 
     on_disk(tmp_path, fill)
 

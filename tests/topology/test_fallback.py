@@ -390,7 +390,9 @@ def test_ssh_comes_as_often_as_it_likes(mesh: dict[str, Node]) -> None:
 
 def test_the_node_may_run_rsync_and_ssh_in_its_unit(mesh: dict[str, Node]) -> None:
     for node in mesh.values():
-        told = node.properties(SERVICE, "RuntimeDirectory", "SupplementaryGroups")
+        told = node.properties(SERVICE, "RuntimeDirectory", "MainPID")
         assert told["RuntimeDirectory"].split() == ["trishula", "trishula/ssh"]
-        assert (ACCOUNT in told["SupplementaryGroups"].split()) == (not node.dials_only)
+        groups = node.host.check_output(f"grep ^Groups: /proc/{told['MainPID']}/status").split()[1:]
+        account = node.host.group(ACCOUNT)
+        assert (account.exists and str(account.gid) in groups) == (not node.dials_only)
         eventually(lambda node=node: node.host.file("/run/trishula/ssh").is_directory, within=5)

@@ -57,7 +57,7 @@ def test_a_new_pair_takes_the_place_of_the_old(config: Config, authority: Author
     tls = Tls(config)
     server, old = tls.server(), tls.certificate
     put(tmp_path, authority.issue("mac"))
-    tls.reload(old.not_before)
+    tls.reload(old.not_before + DAY)
     assert tls.server() is not server
     assert tls.certificate.serial == openssl(config.certificate, "-serial") != old.serial
     assert tls.refused == ""
@@ -85,7 +85,7 @@ def test_what_is_not_whole_is_refused_and_the_old_one_serves_on(
     before = (tls.server(), tls.client(), tls.certificate)
     put(tmp_path, authority.issue("mac"))
     (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
-    tls.reload(tls.certificate.not_before)
+    tls.reload(tls.certificate.not_before + DAY)
     assert (tls.server(), tls.client(), tls.certificate) == before
     assert why in tls.refused
     (line,) = caplog.records
@@ -104,15 +104,51 @@ def test_one_that_does_not_hold_now_is_refused(config: Config, authority: Author
     assert "it is 20" in tls.refused
 
 
+def test_one_of_another_authority_is_refused_and_the_old_one_serves_on(config: Config, tmp_path: Path) -> None:
+    # Links that are up would stay, and none would come up again.
+    tls = Tls(config)
+    old = tls.certificate
+    put(tmp_path, Authority("Somebody else's CA").issue("mac"))
+    tls.reload(old.not_before + DAY)
+    assert tls.certificate == old
+    assert "is not signed by the mesh's CA, so no peer would trust it" in tls.refused
+    assert tls.status()["distrusted"] == ""
+
+
+@pytest.mark.parametrize("public_roots", [True, False])
+def test_one_of_a_public_authority_is_taken_where_the_mesh_trusts_them(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, public_roots: bool
+) -> None:
+    public = Authority("A public CA")
+    roots = tmp_path / "roots.pem"
+    roots.write_bytes(public.certificate)
+    monkeypatch.setenv("SSL_CERT_FILE", str(roots))
+    cast(Any, config).public_roots = public_roots
+    tls = Tls(config)
+    put(tmp_path, public.issue("mac"))
+    tls.reload(tls.certificate.not_before + DAY)
+    assert bool(tls.refused) != public_roots
+
+
+def test_one_that_no_peer_trusts_is_served_at_the_start_and_said(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path, Authority("Somebody else's CA").issue("mac"))
+    tls = Tls(config)
+    assert tls.status()["distrusted"]
+    tls.warn(tls.certificate.not_before)
+    assert "peers don't trust the certificate" in caplog.text
+
+
 def test_a_refusal_is_forgotten_when_the_files_are_good_again(
     config: Config, authority: Authority, tmp_path: Path
 ) -> None:
     tls = Tls(config)
     (tmp_path / "node.key").write_bytes(authority.issue("mac")[1])
-    tls.reload(tls.certificate.not_before)
+    tls.reload(tls.certificate.not_before + DAY)
     assert tls.status()["refused"]
     put(tmp_path, authority.issue("mac"))
-    tls.reload(tls.certificate.not_before)
+    tls.reload(tls.certificate.not_before + DAY)
     assert tls.status()["refused"] == ""
 
 

@@ -69,3 +69,20 @@ def test_a_peer_that_is_gone_has_no_say() -> None:
     clock.measured("agni", YEAR, 0)
     clock.unlinked("agni")
     assert clock.trusted(running(DOUBT_S))
+
+
+def test_it_says_why_it_is_not_trusted() -> None:
+    clock = started()
+    assert clock.state(running(1)) == "not compared"
+    clock.measured("agni", 0, 0)
+    assert clock.state(running(1)) == "trusted"
+    clock.measured("agni", YEAR, 0)
+    assert clock.state(running(2)) == "apart"
+    clock.unlinked("agni")
+    assert clock.state(running(3)) == "not compared"
+    clock.look(running(4, jumped=YEAR))
+    assert clock.state(running(4, jumped=YEAR)) == "jumped"
+    clock.measured("agni", 0, 0)
+    clock.unlinked("agni")
+    assert clock.state(running(5, jumped=YEAR)) == "not compared"
+    assert clock.state(running(4 + DOUBT_S, jumped=YEAR)) == "trusted"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import trishula
@@ -41,9 +42,11 @@ def doctor(arguments: argparse.Namespace) -> int:
         if os.path.exists(arguments.config) and not os.access(arguments.config, os.R_OK):  # noqa: PTH110 - beside access
             found = [Finding("config", checks.FAILED, f"this user can't read {arguments.config}", "run this as root")]
     else:
+        node = _answer(partial(_node, config, arguments.socket))
+        asked = {finding.check for finding in node}  # what the node has found out itself, nobody judges anew
         with ThreadPoolExecutor() as pool:  # they mostly wait
-            answers = [pool.submit(_answer, question) for question in _questions(config, arguments.socket)]
-            found = [finding for answer in answers for finding in answer.result()]
+            answers = [pool.submit(_answer, question) for question in _questions(config, asked)]
+            found = [finding for answer in answers for finding in answer.result()] + node
     failed = any(finding.state == checks.FAILED for finding in found)
     if arguments.json:
         print_json({"ok": not failed, "findings": [asdict(finding) for finding in found]})
@@ -54,17 +57,20 @@ def doctor(arguments: argparse.Namespace) -> int:
     return FAILED if failed else DONE
 
 
-def _questions(config: Config, socket: str | None) -> list[Question]:
-    """What there is to ask, in the order in which one thing depends on another."""
-    questions: list[Question] = [partial(_disks, config), partial(_rights, config)]
-    questions += [partial(_mailbox, config, agent) for agent in config.agents.values()]
+def _questions(config: Config, asked: Collection[str]) -> list[Question]:
+    """What else there is to ask, in the order in which one thing depends on another."""
+    questions: list[Question] = [partial(_rights, config)]
+    if "disk" not in asked:
+        questions += [partial(_disks, config)]
+    if "mailbox" not in asked:
+        questions += [partial(_mailbox, config, agent) for agent in config.agents.values()]
     questions += [lambda: [checks.store(config.state_dir / "store" / "trishula.db")]]
     if config.transport == "websocket":
         questions += [partial(_listening, config)]
         questions += [partial(_peer, config, peer) for peer in config.peers.values() if peer.dial]
     couriers = [courier for peer in config.peers.values() if (courier := courier_to(config, peer)) is not None]
     questions += [partial(_rsync, courier) for courier in couriers]
-    return [*questions, partial(_node, config, socket)]
+    return questions
 
 
 def _answer(question: Question) -> list[Finding]:
@@ -101,7 +107,7 @@ def _rsync_keys(config: Config) -> list[str]:
 
 def _mailbox(config: Config, agent: AgentConfig) -> list[Finding]:
     group = None if agent.socket_group is None else group_id(agent.socket_group)
-    return checks.mailbox(config.mailbox_dir / agent.name, BOXES, group)
+    return [checks.mailbox_finding(agent.name, checks.mailbox(config.mailbox_dir / agent.name, BOXES, group))]
 
 
 def _listening(config: Config) -> list[Finding]:
@@ -131,7 +137,9 @@ def _rsync(courier: Courier) -> list[Finding]:
 
 
 def _node(config: Config, socket: str | None) -> list[Finding]:
-    async def ask() -> dict[str, object]:
+    """What the node has found out about itself."""
+
+    async def ask() -> dict[str, Any]:
         async with trishula.Client(socket or config.runtime_dir / "node.sock", patience=0) as mesh:
             return await mesh.status()
 
@@ -139,5 +147,4 @@ def _node(config: Config, socket: str | None) -> list[Finding]:
         status = asyncio.run(ask())
     except trishula.TrishulaError as error:
         return [Finding("node", checks.FAILED, error.message, error.fix or "is it running?")]
-    always_on = {peer.name: peer.always_on and config.transport == "websocket" for peer in config.peers.values()}
-    return checks.running(status, config.limits.max_skew, always_on)
+    return checks.told(status)

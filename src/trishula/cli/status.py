@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 import time
 from typing import Any
 
@@ -10,6 +11,9 @@ import trishula
 from trishula.cli.main import DONE
 from trishula.cli.output import age, milliseconds, print_json, print_table, size, visible
 from trishula.cli.reach import with_node
+from trishula.node.checks import told
+
+_WIDTH = 100
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -28,21 +32,22 @@ def status(arguments: argparse.Namespace) -> int:
 
 def print_status(found: dict[str, Any], *, now: float) -> None:
     """For people. `now` is in ms since 1970."""
-    ready = "ready" if found["ready"] else f"NOT READY: {found.get('problem') or 'see its journal'}"
+    ready = "ready" if found["ready"] else "NOT READY"
     print(visible(f"{found['node']}: {ready}, version {found['version']}, up {age(found['uptime_s'])}"))
     store = found["store"]
     facts = [f"store {size(store['used'])} of {size(store['limit'])}"]
+    facts += _room(found.get("disks", {}))
     if store["held"]["bytes"]:
         facts.append(f"{size(store['held']['bytes'])} of {size(store['held']['limit'])} held for others")
     if found["backlog"]:
         facts.append(f"{found['backlog']} of its own on their way to agents here")
-    facts.append("clock trusted" if found["clock"]["trusted"] else "CLOCK NOT TRUSTED: nothing is given up or pruned")
+    facts.append(_clock(found["clock"]))
     certificate = found.get("certificate")  # a node that is older than this command says nothing of it
     if certificate:
         facts.append(_certificate(certificate["days_left"], soon=certificate["ends_soon"]))
-    print("; ".join(facts))
-    if certificate and certificate["refused"]:
-        print(visible(f"the new certificate is refused, the old one serves on: {certificate['refused']}"))
+    print(textwrap.fill("; ".join(facts), _WIDTH))
+    for finding in _findings(found):
+        print(visible(finding))
     print()
     peers = sorted(found["peers"].items())
     print_table(
@@ -90,6 +95,26 @@ def print_status(found: dict[str, Any], *, now: float) -> None:
     silent = [name for name, peer in peers if not peer["agents"]]
     if silent:
         print(f"\nnothing is known of the agents of {', '.join(silent)} while there is no link")
+
+
+def _findings(found: dict[str, Any]) -> list[str]:
+    """What is not as it should be, a line each."""
+    first, *others = told(found)
+    bad = [finding for finding in others or [first] if finding.bad]  # an older node has no others
+    return [f"{each.state.upper()}: {each.text}{f'. Fix: {each.fix}' if each.fix else ''}" for each in bad]
+
+
+def _room(disks: dict[str, Any]) -> list[str]:
+    """What is free on the file systems of store and mailboxes, which may be one."""
+    if len({disk["device"] for disk in disks.values()}) == 1:
+        return [f"{size(disks['store']['free'])} free"] if "store" in disks else []
+    return [f"{size(disk['free'])} free for {name}" for name, disk in sorted(disks.items())]
+
+
+def _clock(clock: dict[str, Any]) -> str:
+    if clock.get("state") == "not compared":
+        return "clock not compared yet"
+    return "clock trusted" if clock["trusted"] else "CLOCK NOT TRUSTED: nothing is given up or pruned"
 
 
 def _certificate(days: int, *, soon: bool) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import Any
 
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
@@ -20,13 +22,42 @@ _SCHEME = "bearer "
 _MOST_IN_ALL = 4096
 
 
+class Rejections:
+    """Who was turned away last, for the journal and for whoever asks why a peer does not come."""
+
+    _MOST = 64
+
+    def __init__(self) -> None:
+        self._log = Sparing(log)
+        self._last: dict[str, dict[str, Any]] = {}
+        """By address, the newest last."""
+
+    def note(self, address: str, why: str) -> None:
+        """Somebody was turned away."""
+        self.remember(address, why)
+        self._log.warning(f"{address} {why}", f"turned away {address}: {why}")
+
+    def remember(self, address: str, why: str) -> None:
+        """As `note`, of what has a line of its own in the journal."""
+        self._last.pop(address, None)
+        self._last[address] = {"address": address, "why": why, "at": time.time_ns() // 1_000_000}
+        if len(self._last) > self._MOST:
+            del self._last[next(iter(self._last))]
+
+    def of(self, address: str | None) -> dict[str, Any] | None:
+        """The last of a peer that came from `address` when it was linked; where that is not known, the last of all."""
+        strangers = (last for place, last in reversed(self._last.items()) if not place.endswith(".sock"))
+        found = next(strangers, None) if address is None else self._last.get(address)
+        return None if found is None else {**found, "known": address is not None}
+
+
 class Admission:
     """Answers upgrade requests on the mesh port. `ready` says why the node is not ready, or nothing."""
 
-    def __init__(self, credentials: Credentials, ready: Callable[[], str]) -> None:
+    def __init__(self, credentials: Credentials, ready: Callable[[], str], rejections: Rejections) -> None:
         self._credentials = credentials
         self._ready = ready
-        self._log = Sparing(log)
+        self._rejections = rejections
 
     def admit(self, connection: ServerConnection, request: Request, address: str) -> Identity | Response:
         """Whose connection this is, or the answer that turns it away."""
@@ -40,7 +71,7 @@ class Admission:
         identity, why = self._identify(request)
         if identity is not None:
             return connection.respond(HTTPStatus.OK, f"{identity}\n") if request.path == "/whoami" else identity
-        self._log.warning(f"{address} {why}", f"turned away {address}: {why}")
+        self._rejections.note(address, why)
         response = connection.respond(HTTPStatus.UNAUTHORIZED, "A bearer token of this node is needed.\n")
         response.headers["WWW-Authenticate"] = 'Bearer realm="trishula"'
         return response

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trishula.node.config import Config
-from trishula.node.tls import Certificate, client_context, load_pair
+from trishula.node.tls import Certificate, client_context, distrust, load_pair
 from trishula.protocol.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -31,10 +31,12 @@ class Tls:
     """The contexts for new connections, by what the files held when they were last good."""
 
     def __init__(self, config: Config) -> None:
-        """Load them. Raises `ConfigError`; a certificate that is out of date is served all the same."""
+        """Load them. Raises `ConfigError`; one that is out of date, or that no peer trusts, is served all the same."""
         self._config = config
         self._server, self.certificate = load_pair(config)
         self._client = client_context(config)
+        self.distrusted = distrust(self._server, config)
+        """Why no peer trusts what is served, or nothing."""
         self.refused = ""
         """Why the files as they are now are not served, or nothing."""
         self._again = asyncio.Event()
@@ -69,6 +71,7 @@ class Tls:
             server, certificate = load_pair(self._config)
             client = client_context(self._config)
             _in_date(certificate, self._config, now)
+            _trusted(distrust(server, self._config), self._config)
         except ConfigError as error:
             self.refused = str(error)
         else:
@@ -78,11 +81,13 @@ class Tls:
             log.error("the new certificate is refused, the old one (%s) serves on: %s", old, self.refused)
             return
         self._server, self.certificate, self._client = server, certificate, client
-        self._warned_of = None
+        self._warned_of, self.distrusted = None, ""
         log.info("new connections are shown the certificate with %s", _said(certificate))
 
     def warn(self, now: int) -> None:
         """A line in the journal on each of the last days, and on each day after. `now`: ms since 1970."""
+        if self.distrusted:
+            log.warning("peers don't trust the certificate %s: %s", self._config.certificate, self.distrusted)
         days = days_left(self.certificate, now)
         if days < WARN_DAYS and days != self._warned_of:
             self._warned_of = days
@@ -106,6 +111,7 @@ class Tls:
             "days_left": days,
             "ends_soon": days < WARN_DAYS,
             "refused": self.refused,
+            "distrusted": self.distrusted,
         }
 
 
@@ -125,6 +131,18 @@ def _in_date(certificate: Certificate, config: Config, now: int) -> None:
         value=str(config.certificate),
         fix="put one there that holds now, or mend the clock",
     )
+
+
+def _trusted(why_not: str, config: Config) -> None:
+    """Raises `ConfigError`."""
+    if why_not:
+        roots = "the mesh's CA or a public root" if config.public_roots else "the mesh's CA"
+        raise ConfigError(
+            f"{config.certificate} is not signed by {roots}, so no peer would trust it: {why_not}",
+            key="tls.certificate",
+            value=str(config.certificate),
+            fix="put one there that is, with its chain, or run site.yml",
+        )
 
 
 def _said(certificate: Certificate) -> str:

@@ -1,7 +1,9 @@
 """Questions to a host and its node, each answered by findings: what is so, and what to do if it should not be.
 
-Asked by `trishula doctor`, by `/readyz`, and by the playbooks preflight and verify. Preflight asks hosts that have no
-release yet, so this file stands alone, on Python's own library, and answers when it is piped into an interpreter:
+`health` judges a running node, and nothing else does: the journal, `/readyz`, `trishula status`, `trishula doctor` and
+`playbooks/status.yml` show what it found. The other checks are `doctor`'s, and those of the playbooks preflight and
+verify. Preflight asks hosts that have no release yet, so this file stands alone, on Python's own library, and answers
+when it is piped into an interpreter:
 
     python3 - '{"disk": {"/var/lib": 536870912}, "names": ["agni"]}' <checks.py
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import grp
 import ipaddress
 import json
 import os
@@ -19,6 +22,7 @@ import shutil
 import socket
 import sqlite3
 import ssl
+import stat
 import subprocess
 import sys
 import time
@@ -30,7 +34,7 @@ from typing import Any
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 
 ROOM_BYTES = 512 * 1024 * 1024
-"""Free on a disk, below which a host is in trouble soon."""
+"""Free on a disk, below which a host is in trouble soon. Of a disk below 5 GiB a tenth is enough for a running node."""
 EXPIRES_SOON_S = 14 * 24 * 3600
 """Before a certificate's end it is said."""
 APART_MS = 2000
@@ -44,28 +48,44 @@ _NEARLY_FULL = 0.9
 _SET_CLOCK = "sudo sntp -sS time.apple.com" if sys.platform == "darwin" else "timedatectl set-ntp true"
 _GROUPS_OWN = 0o2070
 """A folder in which a group does as it likes, and whose files are the group's."""
+_GROUP_ENTERS = 0o050
+_MOST_TOLD = 3
+_RESTART = (
+    "launchctl kickstart -k gui/$(id -u)/trishula.node"
+    if sys.platform == "darwin"
+    else "systemctl restart trishula-node"
+)
+_MAILBOX_FIX = "run site.yml, which puts folders, owners and rights back; what is unread stays in the store"
+_PERSISTS_S, _PERSISTS_NEW_S = 60, 300
+"""Seconds for which rsync with a peer must have failed to be a fault; the second of a peer that it never reached."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One answer. `check` is a stable word; `fix` is empty where there is nothing to do."""
+    """One answer. `check` is a stable word, `about` the agent, peer or folder that was looked at, if there are several.
+
+    `fix` is empty where there is nothing to do. `skipped` says that there is no answer yet, which is no fault.
+    """
 
     check: str
     state: str
     text: str
     fix: str = ""
+    about: str = ""
+
+    @property
+    def bad(self) -> bool:
+        """Whether somebody should do something."""
+        return self.state in (WARNING, FAILED)
 
 
-def readiness(store_problem: str, mailbox_problems: Mapping[str, str]) -> list[Finding]:
-    """Why a running node can't do its work: what `/readyz` asks."""
-    found = []
-    if store_problem:
-        text = f"the store can't be written: {store_problem}"
-        found.append(Finding("store", FAILED, text, "make room on its disk; what is stored is safe"))
-    for agent, why in mailbox_problems.items():
-        text = f"the mailbox files of {agent} wait: {why}"
-        found.append(Finding("mailbox", FAILED, text, "run site.yml, which puts its rights back"))
-    return found
+LOCAL = frozenset({"store", "disk", "mailbox", "socket"})
+"""The checks of `health` that decide whether a node is ready: what it can't do without, whoever else is there."""
+
+
+def unready(found: Iterable[Finding]) -> list[Finding]:
+    """Of the findings of `health`, those for which the node is not ready."""
+    return [finding for finding in found if finding.check in LOCAL and finding.state == FAILED]
 
 
 # ---------------------------------------------------------------- the host
@@ -75,14 +95,32 @@ def disk(path: Path, least: int = ROOM_BYTES) -> Finding:
     """Whether there are `least` bytes, and room for names, where `path` is or will be."""
     while not path.exists() and path != path.parent:
         path = path.parent
+    return _disk(room(path), least, 0)
+
+
+def room(path: Path) -> dict[str, Any]:
+    """The room on the file system of `path`, as `trishula status` shows it. Raises `OSError`."""
     at = os.statvfs(path)
+    size = at.f_blocks * at.f_frsize
+    full = at.f_files > 0 and at.f_favail == 0
     free = at.f_bavail * at.f_frsize
+    return {"path": str(path), "device": path.stat().st_dev, "free": free, "size": size, "no_inodes": full}
+
+
+def _disk(at: Mapping[str, Any], least: int, low: int) -> Finding:
+    """Failed with less than `least` bytes free, a warning with less than `low`."""
+    path, free = at["path"], at["free"]
     text = f"{path} has {free // 2**20} MiB free"
     if free < least:
-        return Finding("disk", FAILED, f"{text}, and needs {least // 2**20}", "make room there, or a larger disk")
-    if at.f_files and not at.f_favail:
-        return Finding("disk", FAILED, f"{path} has no inode left", "remove small files there: `df -i` says where")
-    return Finding("disk", OK, text)
+        text = f"{text}, and needs {least // 2**20}"
+        return Finding("disk", FAILED, text, "make room there, or a larger disk", path)
+    if at["no_inodes"]:
+        return Finding(
+            "disk", FAILED, f"{path} has no inode left", "remove small files there: `df -i` says where", path
+        )
+    if free < low:
+        return Finding("disk", WARNING, f"{text} of {at['size'] // 2**20}", "make room there soon", path)
+    return Finding("disk", OK, text, about=path)
 
 
 def name(host: str) -> Finding:
@@ -126,27 +164,36 @@ def secret(path: Path, *, group: bool = False) -> Finding:
     return Finding("rights", OK, f"{path} is nobody else's")
 
 
-def mailbox(folder: Path, boxes: Iterable[str], group: int | None) -> list[Finding]:
-    """Whether node and agent can both work in a mailbox, and nobody else. `group`: the agent's, where it has one."""
-    found = []
+def mailbox(folder: Path, boxes: Iterable[str], group: int | None) -> str:
+    """Why node and agent can't both work in a mailbox, or others can; nothing if all is well. `group`: the agent's."""
+    wrong = []
     owner = folder.parent.stat().st_uid if folder.parent.exists() else -1
-    for path in (folder / box for box in boxes):
+    for path, rights in ((folder, _GROUP_ENTERS), *((folder / box, _GROUPS_OWN) for box in boxes)):
         try:
             at = path.stat()
         except OSError as error:
-            found.append(f"{path}: {error.strerror}")
+            wrong.append(f"{path}: {error.strerror}")
             continue
-        if at.st_uid != owner:
-            found.append(f"{path} belongs to {_login(at.st_uid)}, not to {_login(owner)}")
-        if at.st_mode & 0o007 or (
-            group is not None and (at.st_gid != group or at.st_mode & _GROUPS_OWN != _GROUPS_OWN)
-        ):
-            found.append(f"{path} has mode {at.st_mode & 0o7777:04o} and group {at.st_gid}")
-    if found:
-        return [
-            Finding("mailbox", FAILED, problem, "run site.yml, which puts owner and rights back") for problem in found
-        ]
-    return [Finding("mailbox", OK, f"{folder}: its boxes are the node's and the agent's, and nobody else's")]
+        if not stat.S_ISDIR(at.st_mode):
+            wrong.append(f"{path} is no folder")
+        elif at.st_uid != owner:
+            wrong.append(f"{path} belongs to {_login(at.st_uid)}, not to {_login(owner)}")
+        elif path != folder and at.st_mode & 0o007:
+            wrong.append(f"{path} is open to others (mode {at.st_mode & 0o7777:04o})")
+        elif group is not None and at.st_gid != group:
+            wrong.append(f"{path} is of the group {_group(at.st_gid)}, not of {_group(group)}")
+        elif group is not None and at.st_mode & rights != rights:
+            wrong.append(f"{path} has mode {at.st_mode & 0o7777:04o}, and its group can't use it as it must")
+        elif not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            wrong.append(f"{path} can't be entered, read or written by the node")
+    return "; ".join(wrong[:_MOST_TOLD]) + (f"; and {len(wrong) - _MOST_TOLD} more" if len(wrong) > _MOST_TOLD else "")
+
+
+def mailbox_finding(agent: str, why: str) -> Finding:
+    """Of what `mailbox` or the writer of its files says."""
+    if why:
+        return Finding("mailbox", FAILED, f"the mailbox of {agent}: {why}", _MAILBOX_FIX, agent)
+    return Finding("mailbox", OK, f"the mailbox of {agent} is the node's and the agent's, and nobody else's", "", agent)
 
 
 def store(path: Path) -> Finding:
@@ -272,39 +319,125 @@ def _validity(what: str, certificate: Mapping[str, Any]) -> Finding:
     return Finding("tls", OK, text)
 
 
-# ---------------------------------------------------------------- what the running node says of itself
+# ---------------------------------------------------------------- a running node
 
 
-def running(status: Mapping[str, Any], max_skew_ms: int, always_on: Mapping[str, bool]) -> list[Finding]:
-    """From what `trishula status` says. `always_on`: by peer, whether it should be linked at any time."""
+def health(facts: Mapping[str, Any], now: float) -> list[Finding]:
+    """How a node is, by what it knows of itself: the only judgement of a running node.
+
+    `facts` is what `trishula status --json` prints, without mail and `findings`; `now` is in ms since 1970.
+    """
+    found = [_written(facts["store"])]
+    disks = {at["device"]: at for at in facts["disks"].values()}.values()
+    found += [_disk(at, facts["store"]["least_free"], min(ROOM_BYTES, at["size"] // 10)) for at in disks]
+    found += [mailbox_finding(agent, said["mailbox"]) for agent, said in facts["agents"].items()]
+    for name_, (why, fix) in facts["sockets"].items():
+        text = f"the socket of {name_}: {why}" if why else f"the socket of {name_} is there"
+        found.append(Finding("socket", FAILED if why else OK, text, fix, name_))
+    if facts["transport"] != "files":  # nobody is shown a certificate there
+        found.append(_shown(facts["certificate"]))
+    for who, said in facts["peers"].items():
+        found += _link(who, said, now) + _rsync(who, said["rsync"], now)
+    return [*found, _clock(facts)]
+
+
+def told(status: Mapping[str, Any]) -> list[Finding]:
+    """What a running node has found out about itself, from its status: first whether it is ready."""
     found = [
         Finding("node", OK, f"{status['node']} is ready, version {status['version']}")
         if status["ready"]
-        else Finding("node", FAILED, f"{status['node']} is not ready: {status['problem']}", "see its journal")
+        else Finding("node", FAILED, f"{status['node']} is not ready: {status['problem']}", "see what follows")
     ]
-    for who, said in status["peers"].items():
-        if said["linked"]:
-            found.append(Finding("link", OK, f"{who} is linked"))
-        else:
-            state = FAILED if always_on.get(who, False) else WARNING
-            found.append(Finding("link", state, f"{who} is not linked", "run `trishula doctor` there, too"))
-    used, limit = status["store"]["used"], status["store"]["limit"]
+    known = Finding.__dataclass_fields__  # an older node has no findings, a newer one may say more of each
+    return found + [Finding(**{key: one[key] for key in known if key in one}) for one in status.get("findings", ())]
+
+
+def _written(store: Mapping[str, Any]) -> Finding:
+    used, limit = store["used"], store["limit"]
+    if store["gone"]:
+        text = f"the store is gone: restart the node ({store['gone']}); nothing is taken or confirmed until then"
+        return Finding("store", FAILED, text, f"`{_RESTART}`: what it held is put back if nothing lies in its place")
+    if store["problem"]:
+        text = f"the store can't be written: {store['problem']}"
+        return Finding("store", FAILED, text, "make room on its disk, or mend its rights; what is stored is safe")
+    if used >= limit:
+        text = f"the store takes nothing new: it holds {used} bytes, and may hold {limit} (limits.max_store_bytes)"
+        return Finding("store", FAILED, text, "see who takes no mail: `trishula status`")
     if used > _NEARLY_FULL * limit:
-        text = f"the store holds {used} of {limit} bytes"
-        found.append(Finding("store", WARNING, text, "see who takes no mail: `trishula status`"))
-    return [*found, _clock(status, max_skew_ms)]
+        text = f"the store holds {used} of {limit} bytes (limits.max_store_bytes)"
+        return Finding("store", WARNING, text, "see who takes no mail: `trishula status`")
+    return Finding("store", OK, "the store can be written")
 
 
-def _clock(status: Mapping[str, Any], max_skew_ms: int) -> Finding:
-    offsets = {who: said["offset_ms"] for who, said in status["peers"].items() if said["offset_ms"] is not None}
-    told = ", ".join(f"{offset:+.0f} ms from {who}" for who, offset in offsets.items())
+def _shown(certificate: Mapping[str, Any]) -> Finding:
+    days = certificate["days_left"]
+    if certificate["refused"]:
+        text = f"the certificate that was put there is refused, the old one serves on: {certificate['refused']}"
+        return Finding("tls", FAILED, text, "run site.yml, or put a pair there that peers trust, and reload the node")
+    if certificate["distrusted"]:
+        text = f"peers don't trust the certificate of this node: {certificate['distrusted']}"
+        return Finding("tls", FAILED, text, "run site.yml, or put one there that the mesh's CA signed, and reload")
+    if days < 0:
+        return Finding("tls", FAILED, "the certificate is out of date: no peer takes it", "run site.yml")
+    if certificate["ends_soon"]:
+        text = f"the certificate ends in {days} days"
+        return Finding("tls", WARNING, text, "run site.yml; if it renews itself, see `journalctl -u trishula-renew`")
+    return Finding("tls", OK, f"the certificate is valid for {days} days")
+
+
+def _link(who: str, said: Mapping[str, Any], now: float) -> list[Finding]:
+    """None where there is to be no link, as with files alone."""
+    if said["linked"]:
+        return [Finding("link", OK, f"{who} is linked", about=who)]
+    if said["dials"] is None:
+        return []
+    if said["dials"] and said["tried"] is None:
+        return [Finding("link", SKIPPED, f"{who} is not linked yet: it is dialled for the first time", about=who)]
+    state = FAILED if said["always_on"] else WARNING
+    return [Finding("link", state, f"{who} is not linked: {_down(said, now)}", said["fix"], who)]
+
+
+def _down(said: Mapping[str, Any], now: float) -> str:
+    """Why there is no link to a peer, by this side of it: the last try, or who was turned away here."""
+    tried, rejected = said["tried"], said["rejected"]
+    if tried is not None:
+        again = max(0.0, tried["next"] - now) / 1000
+        return f"{tried['why']}; last try {_age((now - tried['at']) / 1000)} ago, next in {again:.0f} s"
+    if rejected is None:
+        return "waits for it to dial; nobody was turned away"
+    which = "it" if rejected["known"] else "somebody"
+    text = f"waits for it to dial; {which} was turned away {_age((now - rejected['at']) / 1000)} ago"
+    return f"{text}, from {rejected['address']}: {rejected['why']}"
+
+
+def _rsync(who: str, said: Mapping[str, Any] | None, now: float) -> list[Finding]:
+    if said is None or not said["runs"]:
+        return []
+    if not said["problem"]:
+        return [Finding("rsync", OK, f"rsync with {who} works", about=who)]
+    lasts = (now - said["fails_since"]) / 1000
+    fault = lasts >= (_PERSISTS_NEW_S if said["last_run"] is None else _PERSISTS_S)
+    text = f"rsync with {who} fails for {_age(lasts)}: {said['problem']}"
+    fix = "run site.yml over both hosts; `journalctl -u ssh` there says who was turned away"
+    return [Finding("rsync", WARNING if fault else SKIPPED, text, fix if fault else "", who)]
+
+
+def _clock(facts: Mapping[str, Any]) -> Finding:
+    """A clock that nobody was there to compare with is no fault: nothing says that it is wrong."""
+    offsets = {who: said["offset_ms"] for who, said in facts["peers"].items() if said["offset_ms"] is not None}
+    said = ", ".join(f"{offset:+.0f} ms from {who}" for who, offset in offsets.items())
     worst = max(map(abs, offsets.values()), default=0)
-    fix = f"`{_SET_CLOCK}` on both hosts"
-    if worst > max_skew_ms or not status["clock"]["trusted"]:
-        return Finding("clock", FAILED, f"the clock is not trusted ({told or 'no peer to compare it with'})", fix)
+    clock, fix = facts["clock"], f"`{_SET_CLOCK}` on both hosts"
+    if clock["state"] == "jumped":
+        text = "the clock jumped, and no peer has confirmed it since: nothing expires for 10 min"
+        return Finding("clock", WARNING, text, f"if it is wrong: {fix}")
+    if clock["state"] == "not compared":
+        return Finding("clock", SKIPPED, "the clock is not compared yet: no peer has been linked since the start")
+    if worst > clock["max_skew_ms"] or clock["state"] == "apart":
+        return Finding("clock", FAILED, f"the clock is {said or 'not that of the peers'}", fix)
     if worst > APART_MS:
-        return Finding("clock", WARNING, f"the clock is {told}", fix)
-    return Finding("clock", OK, f"the clock is {told}" if told else "the clock is trusted; no peer to compare it with")
+        return Finding("clock", WARNING, f"the clock is {said}", fix)
+    return Finding("clock", OK, f"the clock is {said}" if said else "the clock is trusted; no peer to compare it with")
 
 
 # ---------------------------------------------------------------- small things
@@ -336,6 +469,21 @@ def _login(number: int) -> str:
         return pwd.getpwuid(number).pw_name
     except KeyError:
         return str(number)
+
+
+def _group(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
+
+
+def _age(seconds: float) -> str:
+    """A span of time for people, in its largest unit: `3 min`."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
 
 
 def _first_line(text: str) -> str:

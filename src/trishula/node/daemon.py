@@ -10,25 +10,25 @@ import signal
 import socket
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import trishula
 from trishula.node import logs, queries, systemd
-from trishula.node.admission import Admission, Crowd
+from trishula.node.admission import Admission, Crowd, Rejections
 from trishula.node.adoption import take_stock
+from trishula.node.agent_sockets import AgentSockets
 from trishula.node.certificate import Tls
-from trishula.node.checks import readiness
 from trishula.node.config import Config
 from trishula.node.courier import courier_to
 from trishula.node.credentials import Identity
-from trishula.node.database import StoreError, touch
+from trishula.node.database import StoreError
 from trishula.node.dialer import Dialer
 from trishula.node.files import make_mailboxes
+from trishula.node.health import Health
 from trishula.node.hub import Hub
 from trishula.node.inboxes import Inboxes
 from trishula.node.links import LinkWire
-from trishula.node.listener import Doorman, agent_socket, listening_socket
+from trishula.node.listener import Doorman, listening_socket
 from trishula.node.mailbox import Projector
 from trishula.node.outboxes import Outboxes
 from trishula.node.rooms import Room
@@ -75,7 +75,7 @@ async def _main(config: Config) -> None:
     async with Store(config.state_dir / "store", config.node) as store, asyncio.TaskGroup() as tasks:
         begun = await asyncio.to_thread(take_stock, store.path, config, unknown)
         node = Node(config, store, tls, sockets, outboxes=begun)
-        node.start(tasks)
+        await node.start(tasks)
         where = f"listens on {', '.join(node.listening)}" if node.listening else "works by files alone"
         log.info("node %s (%s) %s", config.node, SOFTWARE, where)
         systemd.notify(f"READY=1\nSTATUS={where}")
@@ -104,10 +104,13 @@ class Node:
         self.hub = Hub(config, store, self.filer, SOFTWARE)
         self.config = config
         self.tls = tls
+        self.sockets = AgentSockets(config.runtime_dir, _agent_sockets(config))
+        self.rejections = Rejections()
         self._sockets = sockets
         self._doorman = Doorman(
             self._welcome,
             Crowd(config.connections_per_address),
+            self.rejections,
             max_frame=largest_frame(config.limits),
             handshake_timeout_s=config.handshake_timeout_s,
         )
@@ -124,15 +127,18 @@ class Node:
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.started = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
+        self.health = Health(self)
 
-    def start(self, tasks: asyncio.TaskGroup) -> None:
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Start all tasks in `tasks`; any that fails stops the node."""
         config = self.config
         doorman = self._doorman
-        admission = Admission(config.credentials, self.problem)
+        admission = Admission(config.credentials, self.health.problem, self.rejections)
 
-        def start(coroutine: Any, name: str) -> None:
-            self._tasks.append(tasks.create_task(coroutine, name=name))
+        def start(coroutine: Any, name: str) -> asyncio.Task[None]:
+            task = tasks.create_task(coroutine, name=name)
+            self._tasks.append(task)
+            return task
 
         asyncio.get_running_loop().set_exception_handler(self._break)
         self.hub.start()
@@ -144,12 +150,9 @@ class Node:
         start(_feed_watchdog(), "watchdog")
         start(self._tell_presence(), "presence")
         # All sockets before any task, and so before READY: what is said to run can be reached.
-        sockets = [
-            (identity, agent_socket(config.runtime_dir / f"{name}.sock", group))
-            for name, identity, group in self._agent_sockets()
-        ]
-        for identity, unix in sockets:
-            start(doorman.serve_agent(unix, identity), f"agents on {Path(unix.getsockname()).name}")
+        await self.sockets.open(doorman, start)
+        await self.health.look()
+        start(self.health.run(), "health")
         for room in self.hub.rooms.values():
             start(room.run(), f"room of {room.peer}")
         if config.transport == "files":
@@ -161,7 +164,7 @@ class Node:
             if peer.dial:
                 token = config.credentials.dial[peer.name]
                 dialer = Dialer(peer.name, peer.url, token, self.tls.client, self.hub, max_frame=LARGEST_PEER_FRAME)
-                self.hub.on_redial.append(dialer.redial)
+                self.hub.dialers[peer.name] = dialer
                 start(dialer.run(), f"dialer to {peer.name}")
 
     def _make_rooms(self) -> None:
@@ -178,6 +181,8 @@ class Node:
 
     async def stop(self) -> None:
         """Say goodbye to the peers, then end all tasks."""
+        for dialer in self.hub.dialers.values():
+            dialer.leave("the node stops")
         for link in list(self.hub.links.values()):
             link.leave("the node stops")
         await self._doorman.close()
@@ -186,13 +191,9 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(self.hub.stop)
 
-    def problem(self) -> str:
-        """Why the node is not ready, or nothing."""
-        return "; ".join(finding.text for finding in readiness(self.store.problem, self.filer.problems))
-
     async def status(self) -> dict[str, Any]:
         """What `trishula status` shows."""
-        return await status(self)
+        return await status(self, self.health)
 
     async def find(self, beginning: str, agent: str | None) -> dict[str, Any]:
         """Messages of this agent, or, without one, of any on this node, whose ids begin so."""
@@ -209,14 +210,6 @@ class Node:
         others = [other for peer in config.peers.values() for other in peer.agents]
         return await trace(self.store, self.hub, message_id, config.agents, others)
 
-    def _agent_sockets(self) -> list[tuple[str, Identity, str | None]]:
-        agents = self.config.agents.values()
-        default = self.config.agents[self.config.default_agent]
-        return [
-            ("node", Identity(agent=default.name, operator=True), default.socket_group),
-            *((agent.name, Identity(agent=agent.name), agent.socket_group) for agent in agents),
-        ]
-
     async def _tell_presence(self) -> None:
         """Each second: how the agents here are, and whether the store has room."""
         oldest: dict[str, int] = {}
@@ -227,11 +220,7 @@ class Node:
                 agent: frames.Presence(self.hub.attached(agent) > 0, self.hub.engine.unread(agent), oldest.get(agent))
                 for agent in self.config.agents
             }
-            if self.store.problem:
-                # Perhaps nobody has anything to store, and so nobody would find the room that was made.
-                with contextlib.suppress(StoreError):
-                    await self.store.write(touch)
-            self.hub.present(agents, storing=not self.store.problem, full=self._full())
+            self.hub.present(agents, storing=not (self.store.problem or self.store.gone), full=self._full())
             await asyncio.sleep(_PRESENCE_EVERY_S)
 
     def _full(self) -> str:
@@ -245,8 +234,12 @@ class Node:
         if identity.agent is not None:
             await Session(wire, identity.agent, self, operator=identity.operator).run()
         elif identity.node is not None:
-            reason = await LinkWire(wire, Side.LISTENER, identity.node, self.hub).run()
-            log.warning("link from %s down: %s", identity.node, reason)
+            address = self.hub.address_of[identity.node] = str(wire.remote_address[0])
+            link = LinkWire(wire, Side.LISTENER, identity.node, self.hub)
+            reason = await link.run()
+            link.say_end("from", reason)
+            if not link.up:
+                self.rejections.remember(address, reason)
 
     def _break(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A callback raised. A transport's last words are nothing; anything else means that we don't know our state."""
@@ -255,6 +248,14 @@ class Node:
             log.warning("%s%s", context["message"], f": {error}" if error else "")
         elif not self._broken.done():
             self._broken.set_exception(error)
+
+
+def _agent_sockets(config: Config) -> list[tuple[str, Identity, str | None]]:
+    default = config.agents[config.default_agent]
+    return [
+        ("node", Identity(agent=default.name, operator=True), default.socket_group),
+        *((agent.name, Identity(agent=agent.name), agent.socket_group) for agent in config.agents.values()),
+    ]
 
 
 async def _raise_from(broken: asyncio.Future[None]) -> None:

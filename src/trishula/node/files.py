@@ -29,7 +29,7 @@ def make_mailboxes(mailbox_dir: Path, agents: Iterable[str]) -> set[str]:
     """Make the folders that are missing, and remove what a crash left half-written in the others.
 
     Returns the agents whose inbox says nothing of what they have read: it was missing, or it can't be used. A folder
-    that can't be used is named in the log with the fix; its files wait, and those of other agents don't.
+    that can't be used holds up no other; the checks of the running node say what to do about it.
     """
     unknown = set()
     for agent, box in ((agent, box) for agent in agents for box in BOXES):
@@ -47,8 +47,7 @@ def make_mailboxes(mailbox_dir: Path, agents: Iterable[str]) -> set[str]:
         except OSError as error:
             if box == "inbox":
                 unknown.add(agent)
-            fix = "let the node's user own it, mode 2770, group of the agent's login"
-            log.error("the mailbox folder %s can't be used (%s): %s", folder, error.strerror, fix)  # noqa: TRY400
+            log.warning("the mailbox folder %s can't be used: %s", folder, error.strerror)
     return unknown
 
 

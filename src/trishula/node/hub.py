@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
 from trishula.node import queries, systemd
 from trishula.node.config import Config
+from trishula.node.dialer import Dialer
 from trishula.node.jikoku import Jikoku, Submitter
 from trishula.node.links import LinkWire
-from trishula.node.logs import Bounded, Sparing
+from trishula.node.logs import Bounded
 from trishula.node.rooms import Room
 from trishula.node.steps import Steps
 from trishula.node.store import Store
@@ -27,6 +29,9 @@ from trishula.protocol.frames import Introduction
 from trishula.protocol.message import Message
 from trishula.protocol.records import Adopt, Entry, Found, Progress, Result
 from trishula.protocol.routes import LOOPBACK
+
+_EXCUSED_S = 180.0
+"""Seconds that a peer has to come back after an orderly stop, or to come at all: an installation goes host by host."""
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +93,10 @@ class Hub:
             random.SystemRandom().random,
             always_on=config.always_on,
         )
-        self.on_redial: list[Callable[[], None]] = []
-        """Called when the clock jumped: the diallers make new links."""
+        self.dialers: dict[str, Dialer] = {}
+        """By peer that this side dials."""
+        self.address_of: dict[str, str] = {}
+        """Where each peer that dials us came from when it was linked last."""
         self.links: dict[int, LinkWire] = {}
         self.rooms: dict[int, Room] = {}
         """The posts, by their negative numbers."""
@@ -98,6 +105,8 @@ class Hub:
         self._steps = None if journal is None else Steps(journal)
         self.since: dict[str, int] = {}
         """When the link to each node last came up or went down, in ms since 1970."""
+        self._excused = dict.fromkeys(config.peers, time.monotonic() + _EXCUSED_S)
+        """Until when each peer may be unlinked without a word: it has said that it stops, or was not linked yet."""
         self._config = config
         self._receipts_for = {agent.name for agent in config.agents.values() if agent.receipts}
         self._store = store
@@ -105,7 +114,6 @@ class Hub:
         self._listeners: dict[str, set[Listener]] = defaultdict(set)
         self._last_link = LOOPBACK
         self._warnings = Bounded(log)
-        self._troubles = Sparing(log)
         self._timer: asyncio.TimerHandle | None = None
         self._loads: set[asyncio.Task[None]] = set()
 
@@ -159,6 +167,7 @@ class Hub:
         self.links[self._last_link] = wire
         moment = now()
         self.since[peer.node] = moment.wall
+        self._excused.pop(peer.node, None)
         log.info("link to %s up (%s, %s)", peer.node, wire.link.side.value, peer.software)
         self._carry_out(self.engine.link_up(moment, self._last_link, peer))
         return self._last_link
@@ -166,9 +175,15 @@ class Hub:
     def link_down(self, number: int) -> None:
         wire = self.links.pop(number)
         moment = now()
+        if wire.orderly:
+            self._excused[wire.link.peer] = moment.mono + _EXCUSED_S
         self._carry_out(self.engine.link_down(moment, number))
         if not self.engine.linked(wire.link.peer):
             self.since[wire.link.peer] = moment.wall
+
+    def excused(self, peer: str, moment: float) -> bool:
+        """Whether a peer may be unlinked at that moment, by the monotonic clock, and nothing is wrong."""
+        return moment < self._excused.get(peer, moment)
 
     def heard(self, number: int, frame: frames.MeshFrame) -> None:
         self._carry_out(self.engine.receive(now(), number, frame))
@@ -205,7 +220,6 @@ class Hub:
         self._carry_out(self.engine.committed(now(), done))
 
     def _failed(self, batches: list[int], error: SendError) -> None:
-        self._troubles.warning("store", f"nothing could be stored: {error}")
         if self._steps is not None:
             self._steps.failed(batches)
         self._carry_out(self.engine.failed(now(), batches, error))
@@ -267,8 +281,8 @@ class Hub:
                 case effects.Load():
                     self._load(effect)
                 case effects.Redial():
-                    for dial_anew in self.on_redial:
-                        dial_anew()
+                    for dialer in self.dialers.values():
+                        dialer.redial()
                 case effects.Disconnect(link, code, reason):
                     if link in self.links:
                         self.links[link].hang_up(code, reason)

@@ -3,11 +3,14 @@
 The folders are looked at each second, and listed where they have changed. What is gone is what the store says was
 written, by name, and is not there: it is asked first, so that a file which is just being written is not missed. What is
 there and was not sent here is left alone, or taken in unsigned, as the configuration says.
+
+An inbox that is another folder than before says nothing of what was read: what is unread is written there again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Iterable
@@ -27,6 +30,8 @@ _REST = 10.0
 _AT_ONCE = 1000
 _SETTLED_NS = 2_000_000_000
 """A folder that changed a shorter time ago may change again under the same time stamp."""
+
+log = logging.getLogger(__name__)
 
 
 class Inboxes:
@@ -49,13 +54,18 @@ class Inboxes:
         self._unsigned = unsigned
         self._seen: dict[str, int] = {}
         """When each folder had last changed when it was last looked at."""
+        self._which: dict[str, tuple[int, int]] = {}
+        """Which folder each is, by device and inode."""
         self._rest_until = dict.fromkeys(self._folders, 0.0)
 
     async def run(self) -> None:
         """For ever."""
         while True:
             changes = await asyncio.to_thread(self._changes)
-            for agent, changed in changes.items():
+            for agent, (changed, folder) in changes.items():
+                if self._which.setdefault(agent, folder) != folder:
+                    await self._fill_anew(agent, folder)
+                    continue
                 begun = time.monotonic()
                 if begun < self._rest_until[agent]:
                     continue
@@ -63,6 +73,15 @@ class Inboxes:
                     await self._look(agent, changed)
                     self._rest_until[agent] = time.monotonic() + _REST * (time.monotonic() - begun)
             await asyncio.sleep(_EVERY_S)
+
+    async def _fill_anew(self, agent: str, folder: tuple[int, int]) -> None:
+        try:
+            await self._store.write(partial(queries.write_again, agents=[agent]))
+        except StoreError:
+            return  # and looked at again
+        self._which[agent] = folder
+        self._projector.wake()
+        log.warning("the inbox of %s is another folder than before: what is unread is written there again", agent)
 
     async def _look(self, agent: str, changed: int) -> None:
         self._projector.marked.discard(agent)
@@ -73,6 +92,9 @@ class Inboxes:
             return
         try:
             present = await asyncio.to_thread(lambda: set(os.listdir(self._folders[agent])))  # noqa: PTH208 - names only
+            which = _identity(await asyncio.to_thread(self._folders[agent].stat))
+            if which != self._which.setdefault(agent, which):
+                return  # it was put in its place just now
         except OSError:
             return  # a folder that can't be read says nothing
         gone = [file for file in files if file.archived or file.file not in present]
@@ -96,11 +118,17 @@ class Inboxes:
                 await asyncio.sleep(0)
         return unfinished
 
-    def _changes(self) -> dict[str, int]:
+    def _changes(self) -> dict[str, tuple[int, tuple[int, int]]]:
+        """When each folder has last changed, and which one it is."""
         changes = {}
         for agent, folder in self._folders.items():
             try:
-                changes[agent] = folder.stat().st_mtime_ns
+                status = folder.stat()
+                changes[agent] = status.st_mtime_ns, _identity(status)
             except OSError:
                 self._seen.pop(agent, None)
         return changes
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

@@ -15,6 +15,7 @@ from trishula.protocol import frames
 from trishula.protocol.frames import Introduction
 from trishula.protocol.link import (
     CLOSE_POLICY,
+    CLOSE_REPLACED,
     CLOSE_SILENT,
     PING_EVERY,
     Hangup,
@@ -60,6 +61,8 @@ class LinkWire:
         self.link = Link(side, owner.introduction, peer, now())
         self.up = False
         """Whether the link was ever greeted."""
+        self.orderly = False
+        """Whether it ended because one of the two nodes stops, or has made a newer link."""
         self._wire = wire
         self._owner = owner
         self._number: int | None = None
@@ -90,6 +93,13 @@ class LinkWire:
             if self._closing is not None:
                 await asyncio.wait([self._closing])
 
+    def say_end(self, way: str, reason: str) -> None:
+        """A line in the journal, which alarms nobody where all is as it should be. `way`: to or from the peer."""
+        if self.orderly:
+            log.info("link %s %s closed: %s", way, self.link.peer, "its node stops" if self.link.left else reason)
+        else:
+            log.warning("link %s %s down: %s", way, self.link.peer, reason)
+
     def transmit(self, frame: frames.Frame) -> None:
         """Send without waiting. The windows of the engine bound the mail that may pile up here.
 
@@ -111,6 +121,7 @@ class LinkWire:
 
     def leave(self, reason: str) -> None:
         """Say goodbye and close."""
+        self.orderly = True
         self._carry_out(self.link.close(reason))
 
     # ------------------------------------------------------------
@@ -141,6 +152,7 @@ class LinkWire:
                     self.up = True
                     self._number = self._owner.link_up(self, peer)
                 case Hangup(code, reason):
+                    self.orderly = self.orderly or self.link.left
                     self.hang_up(code, reason)
 
     async def _close(self, hangup: Hangup) -> None:
@@ -151,7 +163,9 @@ class LinkWire:
 
     def _why(self, closed: ConnectionClosed) -> str:
         if self._ending is not None:
+            self.orderly = self.orderly or self._ending.code == CLOSE_REPLACED
             return self._ending.reason
         if closed.rcvd is not None:
+            self.orderly = closed.rcvd.code in (CloseCode.GOING_AWAY, CLOSE_REPLACED)
             return f"the peer closed it: {closed.rcvd.code} {closed.rcvd.reason}".rstrip()
         return f"the connection broke: {closed.__cause__ or 'end of stream'}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
@@ -24,8 +23,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from trishula.node.accounts import group_id
-from trishula.node.admission import Admission, Crowd
+from trishula.node.admission import Admission, Crowd, Rejections
 from trishula.node.credentials import Identity
 from trishula.node.logs import Sparing
 from trishula.node.wire import CLOSE_WITHIN, LARGEST_PEER_FRAME, SETTINGS, ServerWire
@@ -57,13 +55,17 @@ class _Serving:
 class Doorman:
     """Accepts connections and gives those that may enter to `handler`, which must not raise."""
 
-    def __init__(self, handler: Handler, crowd: Crowd, *, max_frame: int, handshake_timeout_s: float) -> None:
+    def __init__(
+        self, handler: Handler, crowd: Crowd, rejections: Rejections, *, max_frame: int, handshake_timeout_s: float
+    ) -> None:
         self._handler = handler
         self._crowd = crowd
+        self._rejections = rejections
         self._told = Crowd(_MAX_TOLD)
         self._max_frame = max_frame
         self._timeout = handshake_timeout_s
         self._log = Sparing(log)
+        self._left = Sparing(log, level=logging.INFO)
         self._open: set[ServerWire] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -128,7 +130,7 @@ class Doorman:
                     elif self._told.enter(address):
                         entering.create_task(enter(connection, address, self._told))
                     else:
-                        self._log.warning(f"{address} crowd", f"turned away {address}: {self._crowd.limit}")
+                        self._rejections.note(address, self._crowd.limit)
                         connection.close()
 
     async def _enter(
@@ -139,7 +141,7 @@ class Doorman:
             answer = admit(connection, request)
             if isinstance(answer, Response):
                 return answer
-            self._log.warning(f"{address} crowd", f"turned away {address}: {self._crowd.limit}")
+            self._rejections.note(address, self._crowd.limit)
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"{self._crowd.limit}\n")
 
         async def serve(connection: ServerConnection) -> None:
@@ -155,7 +157,12 @@ class Doorman:
             await asyncio.get_running_loop().connect_accepted_socket(self._factory(serve), sock, **tls)
         except (OSError, TimeoutError) as error:
             crowd.leave(address)
-            self._log.warning(f"{address} tls", f"turned away {address}: no TLS handshake ({_why(error)})")
+            if isinstance(error, ConnectionResetError | BrokenPipeError):
+                # It gave up while the node was down, or it does not trust our certificate: its own journal says which.
+                self._rejections.remember(address, "it left during the TLS handshake")
+                self._left.say("left", f"{address} left during the TLS handshake")
+            else:
+                self._rejections.note(address, f"no TLS handshake ({_why(error)})")
 
     def _factory(self, serve: Callable[[ServerConnection], Awaitable[None]]) -> Callable[[], ServerWire]:
         serving = _Serving(serve, self._tasks)
@@ -185,18 +192,18 @@ class Doorman:
             async with asyncio.timeout(self._timeout):
                 await connection.handshake(decide, server_header=None)
         except TimeoutError:
-            self._log.warning(f"{address} slow", f"turned away {address}: no request within {self._timeout:.0f} s")
+            self._rejections.note(address, f"no request within {self._timeout:.0f} s")
             connection.transport.abort()
             return
         except Exception as error:  # noqa: BLE001 - no stranger's request may end the node, whatever the library says
             reason = "it talked on, or left" if isinstance(error, ConnectionClosed) else _why(error)
-            self._log.warning(f"{address} http", f"turned away {address}: no WebSocket request ({reason})")
+            self._rejections.note(address, f"no WebSocket request ({reason})")
             connection.transport.abort()
             return
         if connection.state is not State.OPEN or identity is None:
             if connection.protocol.handshake_exc is not None:
                 why = connection.protocol.handshake_exc
-                self._log.warning(f"{address} http", f"turned away {address}: no WebSocket request ({why})")
+                self._rejections.note(address, f"no WebSocket request ({why})")
             connection.transport.abort() if connection.request is None else connection.transport.close()
             return
         if identity.agent is not None:
@@ -228,25 +235,23 @@ def listening_socket(address: str, port: int) -> socket.socket:
     return sock
 
 
-def agent_socket(path: Path, group: str | None) -> socket.socket:
-    """A Unix socket that only this node and `group` can open; it listens from here on. Raises `ConfigError`."""
+def agent_socket(path: Path) -> socket.socket:
+    """A Unix socket that only this node can open, and its group; it listens from here on. Raises `ConfigError`."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # A socket that is left from before is nobody's: the store's lock says that we are alone.
         path.unlink(missing_ok=True)
         sock.bind(str(path))
         path.chmod(0o660)
-        if group is not None:
-            os.chown(path, -1, group_id(group))
         sock.listen(_BACKLOG)
         sock.setblocking(False)
     except OSError as error:
         sock.close()
         raise ConfigError(
-            f"can't make the socket {path} for the group {group or 'of the node'}: {error.strerror}",
-            key="agents.*.socket_group",
-            value=group,
-            fix="let the node's user own node.runtime_dir and be a member of the group",
+            f"can't make the socket {path}: {error.strerror}",
+            key="node.runtime_dir",
+            value=str(path.parent),
+            fix="let the node's user own node.runtime_dir",
         ) from None
     return sock
 

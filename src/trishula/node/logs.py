@@ -42,12 +42,17 @@ class Sparing:
 
     _MOST_SUBJECTS = 1000
 
-    def __init__(self, log: logging.Logger, every: float = 10.0) -> None:
+    def __init__(self, log: logging.Logger, every: float = 10.0, level: int = logging.WARNING) -> None:
         self._log = log
         self._every = every
+        self._level = level
         self._said: dict[str, tuple[float, int]] = {}
 
     def warning(self, subject: str, message: str) -> None:
+        """As `say`: of what is set up with the level of a warning."""
+        self.say(subject, message)
+
+    def say(self, subject: str, message: str) -> None:
         now = time.monotonic()
         last, held_back = self._said.get(subject, (-self._every, 0))
         if now - last < self._every:
@@ -56,7 +61,7 @@ class Sparing:
         if len(self._said) >= self._MOST_SUBJECTS:
             self._said.clear()
         self._said[subject] = (now, 0)
-        self._log.warning("%s%s", message, f" ({held_back} more like it since)" if held_back else "")
+        self._log.log(self._level, "%s%s", message, f" ({held_back} more like it since)" if held_back else "")
 
 
 class Bounded:

@@ -149,8 +149,7 @@ class Projector:
                 failed |= await self._work(self._handled, stuck | failed)
             if "ended" in wanted and self.retires:
                 failed |= await self._work(self._ended, stuck | failed)
-        except StoreError as error:
-            log.warning("mailbox files wait: %s", error)
+        except StoreError:  # no fault of a mailbox: it is found at the store itself
             failed.update(self._agents)
         return failed
 
@@ -161,7 +160,7 @@ class Projector:
             try:
                 marks, problems = await asyncio.to_thread(self._batch, kind, due)
                 await self._store.write(lambda db: kind.mark(db, marks))  # noqa: B023 - done before the next
-            except (OSError, StoreError) as error:
+            except OSError as error:
                 problems = dict.fromkeys((item.agent for item in due), str(error))
             self.marked.update(item.agent for item in due)
             for agent in {item.agent for item in due}:
@@ -206,12 +205,10 @@ class Projector:
         return file, archive_file(self._root / file.agent, file)
 
     def _report(self, agent: str, problem: str) -> None:
-        if problem and agent not in self.problems:
-            log.error("the mailbox files of %s wait: %s", agent, problem)
         if problem:
-            self.problems[agent] = problem
-        elif self.problems.pop(agent, ""):
-            log.info("the mailbox files of %s are written again", agent)
+            self.problems[agent] = f"its files wait: {problem}"
+        else:
+            self.problems.pop(agent, None)
 
 
 def _nobody(_name: str, _status: os.stat_result) -> None:

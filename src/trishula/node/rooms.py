@@ -110,6 +110,8 @@ class Room:
         """Why rsync fails, while it does."""
         self.last_run: int | None = None
         """When rsync last did its work, in ms since 1970."""
+        self.fails_since: int | None = None
+        """Since when it fails, while it does."""
         self._folder = folder
         self._courier = courier
         self._listener = listener
@@ -125,6 +127,7 @@ class Room:
         self._look = asyncio.Event()
         self._seen: dict[str, _Seen] = {}
         self._log = Sparing(log, every=60.0)
+        self._failures = Sparing(log, every=60.0, level=logging.INFO)
 
     # ------------------------------------------------------------ from the hub
 
@@ -154,7 +157,14 @@ class Room:
         self._news.set()
 
     def status(self) -> dict[str, Any]:
-        return {"open": self.open, "last_run": self.last_run, "problem": self.problem, "waiting": len(self._mail)}
+        return {
+            "runs": self._courier is not None,
+            "open": self.open,
+            "last_run": self.last_run,
+            "problem": self.problem,
+            "fails_since": self.fails_since,
+            "waiting": len(self._mail),
+        }
 
     # ------------------------------------------------------------ tasks
 
@@ -239,9 +249,11 @@ class Room:
         elif courier.pulls:
             problem = problem or f"what has come from {self.peer} fills its room: {self._size} bytes"
         if problem:
-            self._log.warning(problem, f"rsync with {self.peer}: {problem}")
+            # The first minutes of a mesh, or a restart, are no fault: if it lasts, that is found (checks.health).
+            self._failures.say(problem, f"rsync with {self.peer}: {problem}")
+            self.fails_since = self.fails_since or time.time_ns() // 1_000_000
         else:
-            self.last_run = time.time_ns() // 1_000_000
+            self.last_run, self.fails_since = time.time_ns() // 1_000_000, None
         self.problem = problem
         return problem
 

@@ -1,93 +1,60 @@
-"""What `trishula status` shows: this node, and what its neighbours say of themselves."""
+"""What `trishula status` shows: this node, what it found out about itself, and what its neighbours say of theirs."""
 
 from __future__ import annotations
 
-import time
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import Any
 
 import msgspec
 
-import trishula
-from trishula.node import queries
-from trishula.node.certificate import Tls
-from trishula.node.config import Config
+from trishula.node import checks, queries
+from trishula.node.database import StoreError
+from trishula.node.health import Health, Running
 from trishula.node.hub import Hub
-from trishula.node.outboxes import Outboxes
-from trishula.node.store import Store
 from trishula.node.wire import now
 
-
-class Reporting(Protocol):
-    """What there is to report on."""
-
-    hub: Hub
-    store: Store
-    config: Config
-    tls: Tls
-    listening: list[str]
-    started: float
-    outboxes: Outboxes
-
-    def problem(self) -> str: ...
+_NOTHING = queries.Counts({}, {}, {}, {}, {})
 
 
-async def status(node: Reporting) -> dict[str, Any]:
+async def status(node: Running, health: Health) -> dict[str, Any]:
     """All of it, as plain values."""
-    hub, store, config = node.hub, node.store, node.config
-    counts = await store.read(lambda db: queries.counts(db, config.agents))
-    problem = node.problem()
+    await health.look()
+    found = health.facts()
+    findings = checks.health(found, now().wall)
+    problem = "; ".join(finding.text for finding in checks.unready(findings))
+    try:
+        counts = await node.store.read(lambda db: queries.counts(db, node.config.agents))
+    except StoreError:  # the findings say so
+        counts = _NOTHING
     return {
-        "node": config.node,
-        "version": trishula.__version__,
+        **found,
         "ready": not problem,
         "problem": problem,
-        "incarnation": store.incarnation,
-        "uptime_s": round(time.monotonic() - node.started, 1),
-        "listening": node.listening,
-        "certificate": node.tls.status(),
-        "clock": {"trusted": hub.engine.clock_trusted(now())},
+        "findings": [asdict(finding) for finding in findings],
         "store": {
-            "ok": not store.problem,
-            "bytes": store.path.stat().st_size,
-            "used": store.size,
-            "limit": config.limits.max_store_bytes,
+            **found["store"],
+            "bytes": node.store.bytes,
             "held": {
                 "bytes": sum(held["bytes"] for held in counts.held.values()),
-                "limit": config.limits.max_held_bytes,
+                "limit": node.config.limits.max_held_bytes,
             },
         },
-        "backlog": counts.backlogs.get(config.node, 0),
-        "peers": {peer: {**_link(hub, peer), **_mail(hub, counts, peer)} for peer in config.peers},
+        "backlog": counts.backlogs.get(node.config.node, 0),
+        "peers": {peer: {**said, **_mail(node.hub, counts, peer)} for peer, said in found["peers"].items()},
         "agents": {
-            agent: {
-                "unread": counts.unread.get(agent, 0),
-                "oldest": counts.oldest.get(agent),
-                "attached": hub.attached(agent),
-                "outbox": node.outboxes.waiting(agent),
-            }
-            for agent in config.agents
+            agent: {"unread": counts.unread.get(agent, 0), "oldest": counts.oldest.get(agent), **said}
+            for agent, said in found["agents"].items()
         },
-    }
-
-
-def _link(hub: Hub, peer: str) -> dict[str, Any]:
-    wire = hub.link_to(peer)
-    said = hub.engine.neighbour(peer)
-    return {
-        "linked": wire is not None,
-        "rsync": next((room.status() for room in hub.rooms.values() if room.peer == peer), None),
-        "since": hub.since.get(peer),
-        "rtt_ms": None if wire is None or wire.link.rtt_ms is None else round(wire.link.rtt_ms, 3),
-        "offset_ms": None if wire is None or wire.link.offset_ms is None else round(wire.link.offset_ms, 3),
-        "storing": None if said is None else said.storing,
-        "links": None if said is None else said.links,
-        "agents": {} if said is None else msgspec.to_builtins(said.agents),
     }
 
 
 def _mail(hub: Hub, counts: queries.Counts, peer: str) -> dict[str, Any]:
-    """What waits here for a peer: ours (`custody` of it is with other nodes), and `held` for others."""
+    """What a peer says of itself, and what waits here for it: ours (`custody` is with other nodes), and `held`."""
+    said = hub.engine.neighbour(peer)
     return {
+        "storing": None if said is None else said.storing,
+        "links": None if said is None else said.links,
+        "agents": {} if said is None else msgspec.to_builtins(said.agents),
         "route": hub.engine.route(peer) or None,
         "backlog": counts.backlogs.get(peer, 0),
         "custody": counts.custody.get(peer, {}),

@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Self, TypeVar
 
-from trishula.node.database import SqlRows, StoreError, connect, prepare, recognize, renew, used_bytes
+from trishula.node.database import SqlRows, StoreError, connect, prepare, recognize, renew, touch, used_bytes
 from trishula.places import HERE
 from trishula.protocol.errors import SendError
 from trishula.protocol.ledger import apply
@@ -30,6 +30,8 @@ _T = TypeVar("_T")
 
 _MOST_PER_COMMIT = 4096
 _READ_AGAIN_AFTER = 1.0
+ROOM_BYTES = 1024 * 1024
+"""What must be writable beside the store before it is said to be writable again."""
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +54,23 @@ class _Job:
     future: asyncio.Future[Any]
 
 
+class _GoneError(Exception):
+    """The files that are open are not those that a later start would find."""
+
+
 class Store:
-    """Use as an async context manager. `committed` and `failed` are called on the event loop, in order of commit."""
+    """Use as an async context manager. `committed` and `failed` are called on the event loop, in order of commit.
+
+    Files that were removed or replaced under it are found at the next commit, and nothing is committed from then on:
+    no restart would find it. What was stored before is still open here, so it is still read, and goes to its
+    recipients; a node that ended at once would lose it. At an orderly end it is put back if nothing is in its place.
+    """
 
     def __init__(self, directory: Path, node: str) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = directory / "trishula.db"
-        self._lock = _lock(directory / "lock")
+        self._lock = -1
+        self._take_lock()
         try:
             self.incarnation = recognize(self.path, directory.with_suffix(".life"), prepare(self.path, node))
         except StoreError:
@@ -68,11 +80,21 @@ class Store:
             os.close(self._lock)
             raise StoreError(f"can't open {self.path}: {error}", fix="is the disk full or the file damaged?") from None
         self.problem = ""
-        """Why the last commit failed; empty while all is well."""
+        """Why a commit failed; empty again when `recover` could write."""
+        self.gone = ""
+        """What became of the files, where they are not what was opened; for good."""
         self.size = self.path.stat().st_size
         """Bytes of the store that are in use; what was freed is used again."""
         self._queue: SimpleQueue[_Batch | _Job | None] = SimpleQueue()
         self._reader = ThreadPoolExecutor(1, "store-reader")
+
+    @property
+    def bytes(self) -> int:
+        """Of its file; 0 where there is none any more."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -80,6 +102,8 @@ class Store:
         """Fails when the writer finds what it can't go on with."""
         self._writer_db = connect(self.path)
         self._reader_db = connect(self.path)
+        self._reader_db.execute("SELECT count(*) FROM meta").fetchone()  # now the files beside it are open, too
+        self._files = {path: _identity(path) for path in (str(self.path), f"{self.path}-wal", f"{self.path}-shm")}
         self._writer = threading.Thread(target=self._write_forever, name="store-writer", daemon=True)
         return self
 
@@ -94,6 +118,8 @@ class Store:
             self._queue.put(None)
             await asyncio.to_thread(self._writer.join)
         self._reader.shutdown(wait=True)
+        if self.gone:
+            self._put_back()
         self._reader_db.close()
         self._writer_db.close()
         os.close(self._lock)
@@ -113,7 +139,7 @@ class Store:
         try:
             return await self._loop.run_in_executor(self._reader, work, self._reader_db)
         except sqlite3.Error as error:
-            if not _may_pass(error):
+            if not self.gone and not _may_pass(error):
                 raise
             raise StoreError(f"the store can't be read now: {error}", fix="see the disk of this host") from None
 
@@ -125,6 +151,84 @@ class Store:
             except StoreError as error:
                 log.warning("%s waits: %s", what, error)
                 await asyncio.sleep(_READ_AGAIN_AFTER)
+
+    async def recover(self) -> None:
+        """Find out whether what failed can be written again: as much as a message may need, and a commit."""
+        try:
+            await asyncio.to_thread(self._try_room)
+            await self.write(touch)
+        except (OSError, StoreError):
+            return
+        self.problem = ""
+
+    def look(self) -> str:
+        """Why a later start could not use the store, or nothing. Takes the lock again where its file is gone."""
+        if not self.gone:
+            self.gone = self._missing()
+        if self.gone:
+            return ""
+        directory = self.path.parent
+        try:
+            if _identity(str(directory / "lock")) != self._lock_file:
+                raise FileNotFoundError
+        except FileNotFoundError:
+            try:
+                self._take_lock()
+            except OSError as error:
+                return f"its lock is gone, and can't be made again: {error.strerror}"
+            log.warning("the lock of the store was gone: it is taken again")
+        except OSError as error:
+            return f"{directory}: {error.strerror}"
+        return "" if os.access(directory, os.R_OK | os.W_OK | os.X_OK) else f"{directory} is not writable for the node"
+
+    def _take_lock(self) -> None:
+        """Raises `StoreError` where another node has it, and `OSError`."""
+        former, self._lock = self._lock, _lock(self.path.parent / "lock")
+        at = os.fstat(self._lock)
+        self._lock_file = (at.st_dev, at.st_ino)
+        if former >= 0:
+            os.close(former)
+
+    def _missing(self) -> str:
+        """Which of the open files is not in its place any more, or nothing."""
+        for path, opened in self._files.items():
+            try:
+                if _identity(path) != opened:
+                    return f"{path} was replaced"
+            except (FileNotFoundError, NotADirectoryError):
+                return f"{path} was removed"
+            except OSError:
+                continue  # it can't be looked at: that does not say that it is not there
+        return ""
+
+    def _try_room(self) -> None:
+        probe = self.path.with_name("room")
+        try:
+            with probe.open("wb") as file:
+                file.write(bytes(ROOM_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def _put_back(self) -> None:
+        """What is open here to where it was, if nobody has put anything there."""
+        unfinished = self.path.with_name("put-back.db")
+        try:
+            if self.path.exists():
+                return
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            unfinished.unlink(missing_ok=True)
+            with contextlib.closing(sqlite3.connect(unfinished)) as copy:
+                self._reader_db.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")  # no second file beside it
+            for beside in ("-wal", "-shm"):  # of another life, should only the one file be gone
+                Path(f"{self.path}{beside}").unlink(missing_ok=True)
+            unfinished.rename(self.path)
+        except (OSError, sqlite3.Error) as error:
+            log.error("the store is gone, and what it held can't be put back: %s", error)  # noqa: TRY400
+        else:
+            log.warning("the store was removed; what it held is put back: %s", self.path)
 
     # ------------------------------------------------------------ the writer's thread
 
@@ -160,16 +264,23 @@ class Store:
                     done.append((item.number, [apply(rows, record) for record in item.records]))
                 else:
                     answers.append((item.future, item.work(db)))
+            self._must_be_there()
             db.execute("COMMIT")
-        except sqlite3.Error as error:
+            self._must_be_there()
+        except (sqlite3.Error, _GoneError) as error:
             if db.in_transaction:
                 db.execute("ROLLBACK")
-            if not _may_pass(error):
+            if isinstance(error, sqlite3.Error) and not self.gone and not _may_pass(error):
                 raise
             self._on_loop(self._fail, group, error)
         else:
             self.size = used_bytes(db)
             self._on_loop(self._succeed, done, answers)
+
+    def _must_be_there(self) -> None:
+        self.gone = self.gone or self._missing()
+        if self.gone:
+            raise _GoneError(f"the store is gone: {self.gone}")
 
     # ------------------------------------------------------------ back on the event loop
 
@@ -180,22 +291,22 @@ class Store:
     def _succeed(
         self, done: list[tuple[int, Sequence[Result]]], answers: list[tuple[asyncio.Future[Any], Any]]
     ) -> None:
-        self.problem = ""
         if done:
             self._committed(done)
         for future, answer in answers:
             if not future.done():
                 future.set_result(answer)
 
-    def _fail(self, group: list[_Batch | _Job], error: sqlite3.Error) -> None:
-        self.problem = f"{getattr(error, 'sqlite_errorname', 'SQLITE_ERROR')}: {error}"
+    def _fail(self, group: list[_Batch | _Job], error: Exception) -> None:
+        code = getattr(error, "sqlite_errorname", "")
+        self.problem = f"{code}: {error}" if code else str(error)
         batches = [item.number for item in group if isinstance(item, _Batch)]
         if batches:
             refusal = SendError(
                 f"the store of this node can't be written ({self.problem})",
                 code="store_full",
                 key=str(self.path),
-                fix="make room on the disk; what is stored is safe",
+                fix="restart the node" if self.gone else "make room on the disk; what is stored is safe",
             )
             self._failed(batches, refusal)
         for item in group:
@@ -221,6 +332,11 @@ def adopt(directory: Path, node: str) -> tuple[str, str]:
         raise StoreError(f"can't open {path}: {error}", fix="is the disk full or the file damaged?") from None
     finally:
         os.close(lock)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    at = os.stat(path)  # noqa: PTH116 - at each commit
+    return at.st_dev, at.st_ino
 
 
 def _may_pass(error: sqlite3.Error) -> bool:

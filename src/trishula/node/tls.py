@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trishula.node.config import Config
 from trishula.protocol.errors import ConfigError
@@ -62,13 +64,36 @@ def client_context(config: Config) -> ssl.SSLContext:
     return context
 
 
+def distrust(server: ssl.SSLContext, config: Config) -> str:
+    """Why peers would not trust what `server` shows, whenever it is valid; or nothing. Raises `ConfigError`.
+
+    They trust what this node trusts: the mesh's CA, and public roots where any node of the mesh has a public one.
+    """
+    try:
+        _handshake(server, client_context(config))
+    except ssl.SSLError as error:
+        return getattr(error, "verify_message", "") or str(error)
+    return ""
+
+
 def _shown_by(server: ssl.SSLContext, certificate: Path) -> Certificate:
-    """A handshake with ourselves, in memory: `ssl` tells no other way what a file holds. Raises `ssl.SSLError`."""
+    """`ssl` tells no other way what a file holds. Raises `ssl.SSLError`."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname = False
     client.load_verify_locations(certificate)
-    # Whoever issued it and whenever: it is asked what it is, not whether it is good.
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
+    # Whoever issued it: it is asked what it is, not whether it is good.
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    shown = _handshake(server, client)
+    return Certificate(
+        serial=str(shown["serialNumber"]),
+        not_before=ssl.cert_time_to_seconds(str(shown["notBefore"])) * 1000,
+        not_after=ssl.cert_time_to_seconds(str(shown["notAfter"])) * 1000,
+    )
+
+
+def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> Mapping[str, Any]:
+    """With ourselves, in memory, whatever the time and the names. Returns what was shown; raises `ssl.SSLError`."""
+    client.check_hostname = False
+    client.verify_flags |= _NO_CHECK_TIME
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
     dialler = client.wrap_bio(to_client, to_server)
     ends = (dialler, server.wrap_bio(to_server, to_client, server_side=True))
@@ -76,9 +101,4 @@ def _shown_by(server: ssl.SSLContext, certificate: Path) -> Certificate:
         for end in ends:
             with contextlib.suppress(ssl.SSLWantReadError):
                 end.do_handshake()
-    shown = dialler.getpeercert() or {}
-    return Certificate(
-        serial=str(shown["serialNumber"]),
-        not_before=ssl.cert_time_to_seconds(str(shown["notBefore"])) * 1000,
-        not_after=ssl.cert_time_to_seconds(str(shown["notAfter"])) * 1000,
-    )
+    return dialler.getpeercert() or {}

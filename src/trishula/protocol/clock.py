@@ -31,6 +31,8 @@ class Clock:
         self._last: Instant | None = None
         self._doubted = 0.0
         """When (monotonic) the clock last gave reason to doubt it."""
+        self._jumped = False
+        """Whether it was by a jump, which no peer has confirmed since."""
         self._agreed: dict[str, bool] = {}
         """By peer, of those that are linked and were asked since."""
 
@@ -44,11 +46,13 @@ class Clock:
         if abs(jump) <= JUMP_MS:
             return False
         self._doubt(now)
+        self._jumped = True
         return True
 
     def measured(self, peer: str, offset_ms: float, rtt_ms: float) -> None:
         """The clock of `peer` minus ours, right to within half the round trip."""
         self._agreed[peer] = abs(offset_ms) - rtt_ms / 2 <= self._max_skew
+        self._jumped = self._jumped and not self._agreed[peer]
 
     def unlinked(self, peer: str) -> None:
         self._agreed.pop(peer, None)
@@ -58,6 +62,14 @@ class Clock:
         if self._agreed:
             return 2 * sum(self._agreed.values()) >= len(self._agreed)
         return now.mono - self._doubted >= DOUBT_S
+
+    def state(self, now: Instant) -> str:
+        """`trusted`, or why not: `apart` from most linked peers, `jumped`, or `not compared` with any peer yet."""
+        if self.trusted(now):
+            return "trusted"
+        if self._agreed:
+            return "apart"
+        return "jumped" if self._jumped else "not compared"
 
     def trusted_at(self, now: Instant) -> float:
         """When to ask again, on the monotonic clock."""

@@ -342,8 +342,9 @@ class Engine:
         """How many messages of a local agent are unread."""
         return self._recipient.unread(agent)
 
-    def clock_trusted(self, now: Instant) -> bool:
-        return self._clock.trusted(now)
+    def clock_state(self, now: Instant) -> str:
+        """Whether the clock is trusted, or why not: as `Clock.state` says."""
+        return self._clock.state(now)
 
     def whereabouts(self, now: Instant, key: Key, dest: str, *, held: bool = False) -> Whereabouts:
         """Where an unanswered envelope is, one of ours or one in custody here."""

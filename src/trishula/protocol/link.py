@@ -126,6 +126,8 @@ class Link:
         """Round trip of the last ping."""
         self.offset_ms: float | None = None
         """The peer's wall clock minus ours, as of the last ping."""
+        self.left = False
+        """Whether the peer has said goodbye."""
         self._me = me
         self._began = now.mono
         self._heard = now.mono
@@ -216,6 +218,7 @@ class Link:
             case frames.Pong():
                 return self._measure(now, frame)
             case frames.Bye():
+                self.left = True
                 return self._hang_up(CLOSE_NORMAL, f"the peer left: {frame.reason}")
             case _:
                 return [Heard(frame)]
