@@ -1,4 +1,6 @@
-"""What status.yml and trace.yml show of the answers of all hosts, each ``{host: {why_not, said, complained, …}}``.
+"""What status.yml, trace.yml and verify.yml show of the answers of all hosts.
+
+Those of the first two are ``{host: {why_not, said, complained, …}}``.
 
 ``why_not`` is empty, or why a host can't be reached; ``said`` is what the command printed there, ``complained`` what it
 said was wrong.
@@ -8,7 +10,9 @@ said was wrong.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
+from collections.abc import Mapping
 from typing import Any
 
 BAD = ("failed", "warning")
@@ -107,6 +111,37 @@ def trace(answers: Answers, message_id: str) -> str:
     return "\n".join(lines)
 
 
+def probes(pings: Mapping[str, list[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Every probe that verify.yml sent: ``from, to, route, delivered, latency_ms, reason``.
+
+    ``pings`` are the results of ``trishula ping NODE... --json`` by host, skipped ones among them.
+    """
+    found = []
+    for host, results in pings.items():
+        for result in results:
+            if "cmd" not in result:
+                continue
+            command = list(result["cmd"])
+            said = {answer["to"]: answer for answer in map(json.loads, filter(None, result["stdout"].splitlines()))}
+            route = "rsync" if "rsync" in command else None
+            reason = result["stderr"].strip()
+            for name in itertools.takewhile(lambda word: not word.startswith("--"), command[2:]):
+                unsaid = {"from": host, "to": name, "delivered": False, "latency_ms": None, "reason": reason}
+                answer = unsaid | said.get(name, {})
+                found.append(answer | {"route": answer.get("route") or route})
+    return found
+
+
+def probes_table(found: list[dict[str, Any]]) -> str:
+    """One line a probe."""
+    rows = [("FROM", "TO", "ROUTE", "DELIVERED", "LATENCY")]
+    for probe in found:
+        latency = f"{probe['latency_ms']:.1f} ms" if probe["delivered"] else "-"
+        delivered = "yes" if probe["delivered"] else "NO"
+        rows.append((probe["from"], probe["to"], probe["route"] or "-", delivered, latency))
+    return _table(rows)
+
+
 def _text(entry: dict[str, Any], message_id: str) -> str:
     return str(entry["MESSAGE"]).removeprefix(message_id).strip()
 
@@ -185,4 +220,10 @@ class FilterModule:
 
     def filters(self) -> dict:
         """As Ansible asks for them."""
-        return {"trishula_status": status, "trishula_status_problems": status_problems, "trishula_trace": trace}
+        return {
+            "trishula_status": status,
+            "trishula_status_problems": status_problems,
+            "trishula_trace": trace,
+            "trishula_probes": probes,
+            "trishula_probes_table": probes_table,
+        }

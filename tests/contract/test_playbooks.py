@@ -6,6 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from tests.contract.conftest import MODULES, ROLES, ROOT, all_tasks, load, plays
 
 if TYPE_CHECKING:
@@ -39,6 +40,36 @@ def test_hosts_are_changed_one_at_a_time_and_behind_a_gate() -> None:
     assert gate["ansible.builtin.include_tasks"] == "tasks/gate.yml"
     assert [task["ansible.builtin.include_tasks"] for task in host["rescue"]] == ["tasks/back.yml"]
     assert tidy["ansible.builtin.import_role"]["tasks_from"] == "tidy"
+
+
+def test_a_host_is_left_out_of_that_only_where_every_role_has_asked_it_and_found_nothing_that_differs() -> None:
+    at_once, rolling = (play for where, play in plays() if where == "deploy.yml")
+    changed = [
+        role["name"]
+        for task in rolling["tasks"][1]["block"]
+        if "tasks_from" not in (role := task.get("ansible.builtin.import_role", {"tasks_from": ""}))
+    ]
+    *_, left_out = at_once["tasks"]
+    compared = [
+        role["name"]
+        for task in at_once["tasks"]
+        if (role := task.get("ansible.builtin.import_role", {})).get("tasks_from") == "compare"
+    ]
+    assert sorted(compared) == sorted(changed)
+    assert left_out["ansible.builtin.group_by"] == {"key": "trishula_unchanged"}
+    assert [condition.split()[-1] for condition in left_out["when"]] == [f"_{role}_unchanged" for role in compared]
+    assert rolling["hosts"].startswith("trishula{% for host in groups.trishula_unchanged")
+
+
+# Where these are used, each file is looked at every time.
+NOT_COMPARED = {"trishula.node.plist.j2", "trishula-sync.service.j2", "trishula-sync.timer.j2"}
+
+
+@pytest.mark.parametrize("role", ["trishula_base", "trishula_fallback", "trishula_node"])
+def test_what_differs_in_any_file_that_a_role_renders_is_asked(role: str) -> None:
+    compared = (ROOT / "roles" / role / "vars/main.yml").read_text("utf-8")
+    templates = {path.name for path in (ROOT / "roles" / role / "templates").iterdir()} - NOT_COMPARED
+    assert [name for name in sorted(templates) if not re.search(rf"\b{re.escape(name)}(?![\w.])", compared)] == []
 
 
 # A host that is not there is to be named, by what comes after the question.

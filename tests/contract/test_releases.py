@@ -143,7 +143,7 @@ def test_what_runs_is_switched_on_one_host_after_the_other() -> None:
     [link] = [task for task in all_tasks() if '"dest": "{{ _trishula_node_link }}"' in json.dumps(task.data)]
     assert link.where == "roles/trishula_node/tasks/configure.yml"
     at_once, rolling = load(ROOT / "playbooks/deploy.yml")
-    assert [run["tasks_from"] for run in runs(at_once, "trishula_node")] == ["controller", "install"]
+    assert [run["tasks_from"] for run in runs(at_once, "trishula_node")] == ["controller", "install", "compare"]
     assert [run.get("tasks_from") for run in runs(rolling, "trishula_node")] == ["keep", None, "tidy"]
 
 

@@ -177,3 +177,40 @@ def test_a_trace_is_the_steps_of_all_hosts_in_the_order_of_time() -> None:
 
 def test_a_trace_without_a_step_says_why_there_may_be_none() -> None:
     assert reports.trace({"mac": answer(complained="nothing")}, "m1").startswith("No journal has a step of it")
+
+
+# ── What verify.yml sent ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def pinged(*said: dict[str, Any], to: str = "agni rushabdev", stderr: str = "", by: str = "") -> dict[str, Any]:
+    command = ["trishula", "ping", *to.split(), *by.split(), "--json"]
+    return {"cmd": command, "stdout": "\n".join(map(json.dumps, said)), "stderr": stderr}
+
+
+def came_back(to: str, *, delivered: bool = True, route: str | None = "direct") -> dict[str, Any]:
+    latency = 1.5 if delivered else None
+    reason = None if delivered else f"no answer from {to}"
+    return {"from": "mac", "to": to, "route": route, "delivered": delivered, "latency_ms": latency, "reason": reason}
+
+
+def test_every_probe_that_was_sent_is_found_with_its_own_end() -> None:
+    by_link = pinged(came_back("agni"), came_back("rushabdev", delivered=False, route=None), stderr="no answer")
+    by_rsync = pinged(came_back("agni", route="rsync"), to="agni", by="--route rsync")
+    found = reports.probes({"mac": [by_link, by_rsync]})
+    assert [(probe["to"], probe["route"], probe["delivered"]) for probe in found] == [
+        ("agni", "direct", True),
+        ("rushabdev", None, False),
+        ("agni", "rsync", True),
+    ]
+    assert found[1]["reason"] == "no answer from rushabdev"
+    assert len(reports.probes_table(found).splitlines()) == 4
+
+
+def test_of_a_node_that_says_nothing_every_probe_is_missing() -> None:
+    silent = pinged(stderr="no node answers at /run/trishula/node.sock", by="--route rsync")
+    found = reports.probes({"mac": [silent, {"skipped": True}]})
+    assert [(probe["to"], probe["route"], probe["delivered"]) for probe in found] == [
+        ("agni", "rsync", False),
+        ("rushabdev", "rsync", False),
+    ]
+    assert {probe["reason"] for probe in found} == {"no node answers at /run/trishula/node.sock"}

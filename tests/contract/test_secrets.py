@@ -217,3 +217,26 @@ def test_a_secret_that_somebody_wrote_is_told_from_one_that_was_drawn(secrets: M
     assert not drawn(bytes(range(32)))
     assert not drawn(b"\xff" * 32)
     assert all(drawn(token_bytes(32)) for _ in range(1000))
+
+
+# ── What a host has of it ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+RIGHT, OTHER = (f"{hashlib.sha256(content).hexdigest()}  /c/keys.json" for content in (b"k", b"o"))
+
+
+@pytest.mark.parametrize(
+    ("said", "differs"),
+    [
+        (["700 root root /c", "600 root root /c/keys.json", RIGHT], []),
+        (["700 root root /c", "600 root root /c/keys.json", OTHER], ["/c/keys.json"]),
+        (["755 root root /c", "640 root root /c/keys.json", RIGHT], ["/c", "/c/keys.json"]),
+        ([], ["/c", "/c/keys.json"]),
+    ],
+)
+def test_what_a_host_has_otherwise_is_found(secrets: ModuleType, said: list[str], differs: list[str]) -> None:
+    paths = [
+        {"path": "/c", "mode": "700", "group": "root"},
+        {"path": "/c/keys.json", "mode": "600", "group": "root", "content": "k"},
+    ]
+    assert [path["path"] for path in secrets.differing(paths, "root", said)] == differs

@@ -137,13 +137,9 @@ def test_4_when_it_is_not_confirmed_in_time_and_it_is_stored_and_goes_on(tmp_pat
 def test_4_when_a_node_does_not_answer_a_ping_in_time(lonely: Sandbox) -> None:
     done = trishula("ping", "agni", "--timeout", "0.3", "--json", socket=lonely.home("mac").socket("mac"))
     assert done.returncode == 4
-    assert json.loads(done.stdout) == {
-        "from": "mac",
-        "to": "agni",
-        "route": None,
-        "delivered": False,
-        "latency_ms": None,
-    }
+    said = json.loads(done.stdout)
+    assert "no answer from agni" in said.pop("reason")
+    assert said == {"from": "mac", "to": "agni", "route": None, "delivered": False, "latency_ms": None}
     assert "no answer from agni" in done.stderr
 
 
@@ -248,7 +244,15 @@ def test_ping_says_how_long_it_took(mac: Path) -> None:
     assert trishula("ping", "agni", socket=mac).stdout.startswith("mac to agni and back: ")
     pinged = json.loads(trishula("ping", "rushabdev", "--json", socket=mac).stdout)
     assert pinged.pop("latency_ms") > 0
-    assert pinged == {"from": "mac", "to": "rushabdev", "route": "direct", "delivered": True}
+    assert pinged == {"from": "mac", "to": "rushabdev", "route": "direct", "delivered": True, "reason": None}
+
+
+def test_ping_asks_several_nodes_and_says_which_did_not_answer(mac: Path, lonely: Sandbox) -> None:
+    said = trishula("ping", "rushabdev", "agni", "--json", socket=mac).stdout.splitlines()
+    assert [json.loads(line)["to"] for line in said] == ["rushabdev", "agni"]
+    done = trishula("ping", "mac", "agni", "--timeout", "1", "--json", socket=lonely.home("mac").socket("mac"))
+    assert done.returncode == 4
+    assert [json.loads(line)["delivered"] for line in done.stdout.splitlines()] == [True, False]
 
 
 def test_the_socket_may_come_from_the_environment(mac: Path) -> None:

@@ -42,6 +42,18 @@ def test_status_shows_every_host_link_and_agent(mesh: dict[str, Node], operator:
             assert re.search(rf"{agent.name} +{name} +(yes|no) +\d+", run.text), run.said
 
 
+def test_a_run_that_changes_nothing_looks_at_no_host_by_itself_and_says_so_in_a_line(
+    mesh: dict[str, Node], operator: Operator
+) -> None:
+    run = operator.succeed("site.yml", "-v")
+    assert run.changes == 0, run.said
+    assert "Ask what differs" in run.said
+    assert "Keep what the node runs with" not in run.said
+    ways = len(mesh) * (len(mesh) - 1)
+    verified = rf"{len(mesh)} nodes; {ways} directions by link and {ways} by rsync verified; nothing changed; \d+ s"
+    assert re.search(verified, run.text), run.said
+
+
 def test_a_trace_leads_from_host_to_host(message: str, operator: Operator) -> None:
     run = operator.run("playbooks/trace.yml", "-e", f"id={message}")
     assert (run.code, run.changes) == (0, 0), run.said

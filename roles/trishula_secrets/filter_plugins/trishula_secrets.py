@@ -154,6 +154,24 @@ def _sha256(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+def differing(paths: list[dict], owner: str, said: list[str]) -> list[dict]:
+    """Those of ``paths`` that a host doesn't have as they shall be.
+
+    ``paths`` are ``{path, mode, group}`` with ``content`` for a file; ``said`` is what stat (``%a %U %G %n``) and
+    sha256sum print there.
+    """
+    lines = set(said)
+
+    def as_it_shall_be(path: dict) -> bool:
+        rights = f"{path['mode']} {owner} {path['group']} {path['path']}"
+        if "content" not in path:
+            return rights in lines
+        digest = hashlib.sha256(path["content"].encode()).hexdigest()
+        return {rights, f"{digest}  {path['path']}"} <= lines
+
+    return [path for path in paths if not as_it_shall_be(path)]
+
+
 class FilterModule:
     """``mesh | trishula_keys(node, peers)`` and its likes."""
 
@@ -167,4 +185,5 @@ class FilterModule:
             "trishula_key_conflicts": conflicts,
             "trishula_keys_ahead": ahead,
             "trishula_drawn": drawn,
+            "trishula_differing": differing,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import difflib
 import errno
 import json
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -173,30 +174,29 @@ def _named(line: str, sender: str | None) -> tuple[str, str | None]:
 
 
 def ping(arguments: argparse.Namespace) -> int:
-    """`trishula ping`."""
+    """`trishula ping`: all nodes at once, a line for each in the order asked."""
     deadline = time.monotonic() + arguments.timeout
 
     async def work(mesh: trishula.Client) -> int:
-        route, latency_ms = "", None
-        problem: trishula.TrishulaError | None = None
-        try:
-            outcome = await mesh.ping(arguments.node, route=arguments.route, timeout=_left(deadline))
-            route, latency_ms = outcome.route, outcome.latency_ms
-        except (trishula.Refused, trishula.Unconfirmed, trishula.TimedOut) as error:
-            problem = error
-        with after(f"{arguments.node} was asked", problem):
-            if arguments.json:
-                print_json(
-                    {
-                        "from": mesh.node,
-                        "to": arguments.node,
-                        "route": route or None,
-                        "delivered": problem is None,
-                        "latency_ms": latency_ms,
-                    }
-                )
-            elif problem is None:
-                print(f"{mesh.node} to {arguments.node} and back: {milliseconds(latency_ms)}, route {route}")
+        asked = await asyncio.gather(*(_probe(mesh, node, arguments.route, deadline) for node in arguments.nodes))
+        problems = [problem for _, problem in asked if problem is not None]
+        for reason in problems[:-1]:
+            print(visible(f"trishula: {reason}"), file=sys.stderr)
+        with after(f"{', '.join(arguments.nodes)} was asked", problems[-1] if problems else None):
+            for node, (outcome, problem) in zip(arguments.nodes, asked, strict=True):
+                if arguments.json:
+                    print_json(
+                        {
+                            "from": mesh.node,
+                            "to": node,
+                            "route": (outcome and outcome.route) or None,
+                            "delivered": problem is None,
+                            "latency_ms": outcome and outcome.latency_ms,
+                            "reason": problem and str(problem),
+                        }
+                    )
+                elif outcome is not None:
+                    print(f"{mesh.node} to {node} and back: {milliseconds(outcome.latency_ms)}, route {outcome.route}")
         return DONE
 
     return with_node(arguments, work, deadline=deadline)
@@ -204,6 +204,16 @@ def ping(arguments: argparse.Namespace) -> int:
 
 def _left(deadline: float) -> float:
     return max(0.0, deadline - time.monotonic())
+
+
+async def _probe(
+    mesh: trishula.Client, node: str, route: Literal["", "rsync"], deadline: float
+) -> tuple[Outcome | None, trishula.TrishulaError | None]:
+    """Return the outcome of one probe, or why it did not come back. Raises what says nothing of the node asked."""
+    try:
+        return await mesh.ping(node, route=route, timeout=_left(deadline)), None
+    except (trishula.Refused, trishula.Unconfirmed, trishula.TimedOut) as error:
+        return None, error
 
 
 def _plain(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:

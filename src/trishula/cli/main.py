@@ -240,11 +240,11 @@ def _add_questions(commands: _Commands) -> None:
 
     ping = commands.add(
         "ping",
-        "send a signed probe to a node's disk and back, and say how long it took",
-        "trishula ping agni --timeout 5",
+        "send a signed probe to each node's disk and back, and say how long it took",
+        "trishula ping agni rushabdev --timeout 5",
         ("agent", "ping"),
     )
-    ping.add_argument("node", metavar="NODE")
+    ping.add_argument("nodes", metavar="NODE", nargs="+")
     ping.add_argument(
         "--route", choices=("rsync",), default="", help="whatever links there are (default: as mail goes)"
     )
