@@ -25,7 +25,7 @@ def status(answers: Answers, now: float) -> str:
     agents = [("AGENT", "NODE", "ATTACHED", "UNREAD", "OLDEST")]
     for host, answer in answers.items():
         node = nodes.get(host)
-        if node is None:
+        if node is None or answer.get("revoked"):
             hosts.append((host, _why_none(answer), *["-"] * 6))
             continue
         ready = "ready" if node["ready"] else "NOT READY"
@@ -51,7 +51,8 @@ def status(answers: Answers, now: float) -> str:
         for name, agent in sorted(node["agents"].items()):
             oldest = "-" if agent["oldest"] is None else _age(now - agent["oldest"] / 1000)
             agents.append((name, host, "yes" if agent["attached"] else "no", str(agent["unread"]), oldest))
-    return "\n\n".join(_table(rows) for rows in (hosts, links, agents) if len(rows) > 1)
+    tables = [_table(rows) for rows in (hosts, links, agents) if len(rows) > 1]
+    return "\n\n".join(tables + [_revoked(host) for host, answer in answers.items() if answer.get("revoked")])
 
 
 def status_problems(answers: Answers, now: float, links: bool = True) -> list[str]:  # noqa: FBT001, FBT002 - a filter
@@ -59,6 +60,8 @@ def status_problems(answers: Answers, now: float, links: bool = True) -> list[st
 
     ``links``: whether there are to be any; with files alone there are none.
     """
+    # Nobody talks to a revoked node, so how it is says nothing of the mesh.
+    answers = {host: answer for host, answer in answers.items() if not answer.get("revoked")}
     nodes = _nodes(answers)
     down: set[tuple[str, ...]] = set()
     found = [f"{host} cannot be reached: {answer['why_not']}" for host, answer in answers.items() if answer["why_not"]]
@@ -119,7 +122,16 @@ def _nodes(answers: Answers) -> dict[str, dict[str, Any]]:
 
 
 def _why_none(answer: dict[str, Any]) -> str:
+    if answer.get("revoked"):
+        return "REVOKED"
     return "UNREACHABLE" if answer["why_not"] else "NO ANSWER"
+
+
+def _revoked(host: str) -> str:
+    return (
+        f"{host} is revoked: nobody talks to it. Take it out of the inventory and run site.yml; to take it back, put "
+        "it in again then, and run site.yml once more."
+    )
 
 
 def _backlog(peer: dict[str, Any]) -> str:

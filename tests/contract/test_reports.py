@@ -114,3 +114,12 @@ def test_a_trace_is_the_steps_of_all_hosts_in_the_order_of_time() -> None:
 
 def test_a_trace_without_a_step_says_why_there_may_be_none() -> None:
     assert reports.trace({"mac": answer(complained="nothing")}, "m1").startswith("No journal has a step of it")
+
+
+def test_a_revoked_node_is_said_to_be_one_and_nothing_is_wrong_with_the_others() -> None:
+    silent = answer(complained="it does not run")
+    answers = {"agni": answer(node(peers={})), "mac": silent | {"revoked": True}}
+    shown = reports.status(answers, NOW)
+    assert ["mac", "REVOKED", *"------"] in [line.split() for line in shown.splitlines()]
+    assert "mac is revoked: nobody talks to it. Take it out of the inventory and run site.yml" in shown
+    assert reports.status_problems(answers, NOW) == []
