@@ -173,9 +173,9 @@ def test_a_clock_that_is_wrong_stops_before_anything_is_changed(tmp_path: Path) 
 
 
 def test_a_secret_that_was_copied_from_another_mesh_stops_all(tmp_path: Path) -> None:
-    theirs = ROOT / "molecule" / "no-such-scenario" / "inventory" / "secrets"
+    theirs = ROOT / "molecule" / "no-such-scenario" / "inventory" / ".secrets"
     theirs.mkdir(parents=True)
-    ours = tmp_path / "secrets"
+    ours = tmp_path / ".secrets"
     ours.mkdir()
     try:
         for folder in (theirs, ours):
