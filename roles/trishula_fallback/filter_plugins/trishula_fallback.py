@@ -80,8 +80,8 @@ def obstacles(said: str, account: str, ports: list[int]) -> list[str]:
         found += _by_sshd(sshd, account, included="include" in has)
     if printed:
         found.append(
-            f"/etc/ssh/sshrc prints '{printed[:60]}' at each login, where rsync expects its peer. Let it print for terminals "
-            "only ('test -n \"$SSH_TTY\" || exit 0' as its first line), or to stderr."
+            f"/etc/ssh/sshrc prints '{printed[:60]}' at each login, where rsync expects its peer. Let it print for "
+            "terminals only ('test -n \"$SSH_TTY\" || exit 0' as its first line), or to stderr."
         )
     found += [sentence for rule in rules for sentence in _by_ufw(rule, ports)]
     return list(dict.fromkeys(found))
