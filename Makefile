@@ -7,7 +7,7 @@ synced := .venv/.synced
 lab := molecule/shared
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(synced) ## .venv with all tools, as uv.lock says
 
@@ -41,8 +41,11 @@ down: $(synced) ## remove the hosts, their network and their secrets; leave the 
 demo: $(synced) ## three nodes as processes: no Docker, no root
 	@trishula demo
 
-test: $(synced) ## what CI runs: lint, all Python tests, the converged hosts
+test: $(synced) ## lint, the Python tests, three converged hosts with short faults: 12 minutes on 2 cores
 	@scripts/test
+
+test-all: $(synced) ## what CI runs: the long tests, too, and every scenario on converged hosts: 35 minutes
+	@scripts/test --all $(PARTS)
 
 lint: $(synced) ## ruff, mypy --strict, yamllint, ansible-lint, shellcheck
 	ruff check .
@@ -50,11 +53,10 @@ lint: $(synced) ## ruff, mypy --strict, yamllint, ansible-lint, shellcheck
 	mypy
 	yamllint --strict .
 	ansible-lint
-	shellcheck -x scripts/engine scripts/base-image scripts/venv scripts/test scripts/overheard .ci/run $(lab)/router
+	shellcheck -x scripts/engine scripts/base-image scripts/venv scripts/test scripts/python-tests scripts/overheard .ci/run $(lab)/router
 
 unit: $(synced) ## the Python tests alone, without Docker
-	pytest --numprocesses auto --dist loadscope tests/unit tests/contract tests/simulation; \
-	failed=$$?; pytest --numprocesses auto --dist loadscope tests/integration && exit $$failed # apart, for they are timed
+	@scripts/python-tests
 
 soak: $(synced) ## schedules of the simulation for SECONDS (60), from SEED on; the last line is JSON
 	@PYTHONPATH=tests python -m simulation.soak --seconds $(or $(SECONDS),60) --seed $(or $(SEED),$(shell date +%s))
@@ -70,4 +72,4 @@ clean: ## remove .venv, the caches and the images of the hosts
 $(synced): pyproject.toml uv.lock scripts/venv scripts/uv.txt
 	@scripts/venv
 
-.PHONY: help venv mesh hosts down demo test lint unit soak format clean
+.PHONY: help venv mesh hosts down demo test test-all lint unit soak format clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
 import os
@@ -41,24 +42,50 @@ class Site:
 
     def rendered_with(self, **extra: Any) -> Site:
         """The same site with variables as `-e` would set them."""
-        return Site(self.inventory, _render(self.inventory, json.dumps(extra)))
+        return Site(self.inventory, _render(self.inventory, extra))
+
+    def expressions(self, host: str, *names: str, **extra: Any) -> dict[str, Any]:
+        """Values of a host's variables, those that are told to no role's template too."""
+        return ask(json.dumps({"inventory": self.inventory, "host": host, "names": names, "extra": extra}))
 
 
 @cache
-def _render(inventory: str, extra: str) -> dict[str, Any]:
-    run = subprocess.run(
-        [sys.executable, Path(__file__).with_name("render.py"), inventory, extra],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+def _renderer() -> subprocess.Popen[str]:
+    """The process that answers all requests of this one, and ends with it."""
+    command = [sys.executable, Path(__file__).with_name("render.py")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.kill)
+    return process
+
+
+@cache
+def ask(request: str) -> Any:
+    """The answer of render.py to a request in JSON."""
+    process = _renderer()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{request}\n")
+    process.stdin.flush()
+    answer = json.loads(process.stdout.readline())
+    assert "error" not in answer, answer["error"]
+    return answer["answer"]
+
+
+def refusals(inventory: Path, tasks: str, registered: dict[str, Any], hosts: str = "trishula") -> list[str]:
+    """What the assertions of a file of tasks, or of a playbook's first play, say on the hosts of an inventory.
+
+    Only assertions are tried, until one fails; `registered` is what the other tasks would have learned on every host.
+    """
+    return ask(json.dumps({"inventory": str(inventory), "tasks": tasks, "hosts": hosts, "extra": registered}))
+
+
+def _render(inventory: str, extra: dict[str, Any]) -> dict[str, Any]:
+    return ask(json.dumps({"inventory": inventory, "extra": extra}))
 
 
 @pytest.fixture(scope="session", params=["local", "production"])
 def site(request: pytest.FixtureRequest) -> Site:
-    return Site(request.param, _render(request.param, "{}"))
+    return Site(request.param, _render(request.param, {}))
 
 
 @pytest.fixture(params=ROLES, ids=lambda role: role.name)
@@ -90,6 +117,28 @@ def run_role(
         text=True,
         check=False,
     )
+
+
+def raw(tasks: str, folder: Path, home: str = "/root", **commands: str) -> dict[str, Any]:
+    """What the one `raw` task in a file of tasks, or in a playbook's first play, registers on a host.
+
+    Its shell is run here, where `commands` print what they are given.
+    """
+    for name, answer in commands.items():
+        command = folder / "bin" / name
+        command.parent.mkdir(exist_ok=True)
+        command.write_text(f"#!/bin/sh\necho {answer}\n")
+        command.chmod(0o755)
+    data = load(ROOT / tasks)
+    (task,) = (task for task in data[0].get("tasks", data) if "ansible.builtin.raw" in task)
+    run = subprocess.run(
+        ["/bin/sh", "-c", task["ansible.builtin.raw"]],
+        env={"HOME": home, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {task["register"]: {"rc": run.returncode, "stdout": run.stdout, "stdout_lines": run.stdout.splitlines()}}
 
 
 def load(path: Path) -> Any:

@@ -34,7 +34,7 @@ def tls() -> ModuleType:
 def public() -> Site:
     """The site of Molecule's scenario: agni has a public certificate, mac is behind NAT."""
     inventory = str(ROOT / "molecule/letsencrypt/inventory")
-    return Site(inventory, _render(inventory, "{}"))
+    return Site(inventory, _render(inventory, {}))
 
 
 # ── Before anything is asked of the CA ──────────────────────────────────────────────────────────────────────────────

@@ -1,64 +1,35 @@
-"""A Mac as the laptop, as far as a Linux machine can try it: rendered, and put on a host that says it is one.
+"""A Mac as the laptop: what the roles render for it, ask of it and tell its launchd.
 
-The host is this machine with the answers of a Mac (`mac/`): uname, plutil, and a launchctl that runs what it is given.
+The playbooks as a whole are run on a Mac, or on a stand-in for one, by tests/macos.
 """
 
 from __future__ import annotations
 
-import base64
-import getpass
-import grp
+import itertools
 import json
 import os
 import plistlib
 import re
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
+import time
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
-from tests.contract.conftest import ROOT, Site, load
+from packaging.tags import compatible_tags, cpython_tags, mac_platforms
+from packaging.utils import parse_wheel_filename
+from tests.contract.conftest import ROOT, Site, all_tasks, load, raw, refusals
 
+from macos.mac import STAND_IN, inventory
 from trishula.places import on_macos
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FAKES = Path(__file__).with_name("mac")
 LIBRARY = "/Users/dhyana/Library"
 HOME = f"{LIBRARY}/Application Support/TRISHULA"
-MAC = {
-    "trishula_outbound_only": True,
-    "trishula_always_on": False,
-    "trishula_agent_user": "dhyana",
-    "trishula_agents": [{"name": "mac"}, {"name": "dhyana"}],
-}
-
-
-def inventory(folder: Path, **mac: Any) -> Path:
-    """A Mac and two servers, in a group whose hosts are reached as root."""
-    servers = {
-        name: {"trishula_address": address, "trishula_agents": [{"name": name}]}
-        for name, address in (("agni", "127.0.0.2"), ("rushabdev", "127.0.0.3"))  # nobody is there
-    }
-    common = {
-        "ansible_user": "root",
-        "ansible_become": True,
-        "trishula_port": 18765,
-        "trishula_agent_user": "openclaw",
-        "trishula_fallback_enabled": True,
-    }
-    hosts = folder / "hosts.yml"
-    facts = {name: value for name, value in (MAC | mac).items() if value is not None}
-    mesh = {"hosts": {"mac": facts, **servers}, "vars": common}
-    hosts.write_text(yaml.safe_dump({"trishula": mesh, "trishula_macos": {"hosts": {"mac": None}}}))
-    return hosts
 
 
 # ── What is rendered ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -132,7 +103,146 @@ def test_a_mac_changes_nothing_for_a_linux_host(macs: Site) -> None:
         assert macs.argument(host, "trishula_node_config") == "/etc/trishula/node.toml"
 
 
-# ── What runs on it ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── What is installed ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_release_for_a_mac_is_made_of_wheels_for_a_mac(macs: Site) -> None:
+    told = macs.expressions(
+        "mac",
+        "_trishula_node_platforms",
+        "_trishula_node_wheels_dir",
+        __trishula_node_python={"stdout": "3.12"},
+        ansible_facts={"architecture": "arm64"},
+    )
+    assert told["_trishula_node_platforms"] == ["macosx_11_0_arm64"]
+    assert told["_trishula_node_wheels_dir"].endswith("/wheels/cp312-macos-arm64")
+
+
+def test_the_lock_has_a_wheel_for_a_mac_of_all_that_a_node_runs_on() -> None:
+    """By pip's rules for macosx_11_0_arm64, the platform that the controller fetches for."""
+    packages = {package["name"]: package for package in tomllib.loads((ROOT / "uv.lock").read_text())["package"]}
+    needed = {each["name"] for each in packages["trishula"]["dependencies"]}
+    for name in list(needed):
+        needed |= {each["name"] for each in packages[name].get("dependencies", [])}
+    assert {"msgspec", "watchfiles", "websockets"} <= needed
+    platforms = list(mac_platforms((11, 0), "arm64"))
+    for name, python in itertools.product(needed, [(3, 11), (3, 12), (3, 13)]):
+        fits = {*cpython_tags(python, platforms=platforms), *compatible_tags(python, platforms=platforms)}
+        wheels = [Path(wheel["url"]).name for wheel in packages[name]["wheels"]]
+        assert any(parse_wheel_filename(wheel)[3] & fits for wheel in wheels), (name, python)
+
+
+# ── What launchd is told ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Launchd:
+    """The stand-in for launchctl, with one agent whose node is a process that sleeps."""
+
+    def __init__(self, folder: Path, site: Site) -> None:
+        self.folder = folder
+        self.plist = folder / "trishula.node.plist"
+        self.file = folder / "node.toml"
+        self.file.touch()
+        program = {"Label": "trishula.node", "ProgramArguments": ["sleep", "600"], "WorkingDirectory": str(folder)}
+        self.plist.write_bytes(plistlib.dumps(program | {"StandardErrorPath": str(folder / "log")}))
+        names = ["_trishula_node_load", "_trishula_node_unload", "_trishula_node_agent"]
+        extra = {"trishula_node_launch_agents_dir": str(folder)}
+        self.told: dict[str, str] = site.expressions("mac", *names, **extra)
+        for tool in ("launchctl", "plutil"):
+            (folder / tool).symlink_to(STAND_IN / tool)
+        self.environment = {**os.environ, "FAKE_MAC": str(folder), "PATH": f"{folder}:{os.environ['PATH']}"}
+
+    def run(self, *commands: str) -> list[str]:
+        """Run what the role says as it would be run on the host. Returns the verbs that launchctl was given."""
+        (self.folder / "calls").write_text("")
+        for command in commands:
+            subprocess.run(["sh", "-ec", command], check=True, env=self.environment)
+        calls = (self.folder / "calls").read_text().splitlines()
+        return [call.split()[0] for call in calls if not call.startswith("print")]
+
+    def handler(self, name: str) -> str:
+        """The shell of a handler of the role."""
+        (task,) = (task for task in all_tasks(handlers=True) if task.data["name"] == name)
+        command: str = task.data["ansible.builtin.shell"]["cmd"]
+        for expression, value in self.told.items():
+            command = command.replace(f"{{{{ {expression} }}}}", value)
+        assert "{{" not in command
+        return command
+
+    def how_it_runs(self) -> list[str]:
+        script = ROOT / "roles/trishula_node/files/how_it_runs.py"
+        return subprocess.check_output(
+            [sys.executable, script, "trishula.node", self.plist, self.file], env=self.environment, text=True
+        ).splitlines()
+
+    def touch_later(self, path: Path) -> None:
+        """Change a file in a later second than the process began, as `ps` counts them."""
+        deadline = time.monotonic() + 30
+        before = self.how_it_runs()
+        while self.how_it_runs() == before:
+            assert time.monotonic() < deadline, before
+            path.touch()
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def launchd(tmp_path: Path, macs: Site) -> Iterator[Launchd]:
+    launchd = Launchd(tmp_path, macs)
+    yield launchd
+    launchd.run(f"launchctl bootout {launchd.told['_trishula_node_agent']} || true")
+
+
+def test_the_agent_is_started_ended_and_started_again_as_launchd_wants_it(launchd: Launchd) -> None:
+    assert launchd.how_it_runs() == ["the agent is not loaded"]
+    assert launchd.run(launchd.told["_trishula_node_load"]) == ["enable", "bootstrap"]
+    assert launchd.how_it_runs() == ["the agent is loaded"]
+    assert launchd.run(launchd.handler("Restart the agent's node")) == ["kickstart"]
+    assert launchd.run(launchd.handler("Load the agent anew")) == ["bootout", "enable", "bootstrap"]
+    assert launchd.how_it_runs() == ["the agent is loaded"]
+    assert launchd.run(launchd.told["_trishula_node_unload"]) == ["bootout"]
+    assert launchd.how_it_runs() == ["the agent is not loaded"]
+
+
+def test_a_node_is_older_than_what_it_was_started_with_when_that_has_changed(launchd: Launchd) -> None:
+    launchd.run(launchd.told["_trishula_node_load"])
+    launchd.touch_later(launchd.file)
+    assert launchd.how_it_runs() == ["the agent is loaded", f"the node is older than {launchd.file}"]
+    launchd.touch_later(launchd.plist)
+    assert f"the agent is older than {launchd.plist}" in launchd.how_it_runs()
+
+
+def test_what_is_older_than_its_files_is_restarted_and_what_is_older_than_its_plist_is_loaded_anew() -> None:
+    notified = {
+        str(task.data["vars"]): task.data["notify"]
+        for task in all_tasks()
+        if task.where.endswith("launchd_run.yml") and "notify" in task.data
+    }
+    assert [("the node is older than" in words, handler) for words, handler in notified.items()] == [
+        (False, "Load the agent anew"),
+        (True, "Restart the agent's node"),
+    ]
+
+
+def test_who_leaves_or_is_uninstalled_is_unloaded() -> None:
+    assert "launchd_stop.yml" in str(load(ROOT / "roles/trishula_node/tasks/launchd_uninstall.yml"))
+    (stop,) = load(ROOT / "roles/trishula_node/tasks/launchd_stop.yml")
+    assert stop["ansible.builtin.shell"]["cmd"] == "{{ _trishula_node_unload }}"
+
+
+def test_on_the_way_back_is_all_that_the_node_ran_with_and_no_secret(macs: Site) -> None:
+    told = macs.expressions("mac", "_trishula_node_goes_back", _trishula_node_release_dir=f"{HOME}/releases/x")
+    back = told["_trishula_node_goes_back"]
+    assert f"{LIBRARY}/LaunchAgents/trishula.node.plist" in back
+    assert {f"{HOME}/node.toml", f"{HOME}/tls/node.crt", f"{HOME}/tls/node.key", f"{HOME}/current"} <= set(back)
+    assert not [path for path in back if "credentials" in path]
+
+
+def test_all_of_a_node_is_gone_after_uninstall_but_the_mailboxes(macs: Site) -> None:
+    gone = macs.expressions("mac", "_trishula_node_leaves")["_trishula_node_leaves"]
+    assert {f"{LIBRARY}/LaunchAgents/trishula.node.plist", "/Users/dhyana/.local/bin/trishula"} <= set(gone)
+    assert {f"{HOME}/releases", f"{HOME}/current", f"{HOME}/node.toml", f"{HOME}/store", f"{HOME}/run"} <= set(gone)
+    assert HOME not in gone
+    assert not [path for path in gone if "mailboxes" in path]
 
 
 def test_tasks_of_launchd_ask_systemd_and_root_for_nothing() -> None:
@@ -147,232 +257,26 @@ def test_what_is_otherwise_on_a_mac_is_so_for_whoever_is_in_the_group() -> None:
     assert wiring["ansible_become"] is False
 
 
-class FakeMac:
-    """This machine, with the answers of a Mac and a home of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.home = Path(tempfile.mkdtemp(prefix="mac"))  # not in `folder`: the path of a socket is short
-        self.own = self.home / "Library" / "Application Support" / "TRISHULA"
-        self.login = getpass.getuser() if os.getuid() else "daemon"
-        self.state = folder / "launchd"
-        self.rc = 0
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        for path in (self.state, folder / "bin", folder / "secrets"):
-            path.mkdir()
-        for tool in ("launchctl", "plutil"):
-            (folder / "bin" / tool).symlink_to(FAKES / tool)
-        self.command("uname", "echo Darwin")
-        self.command("sudo", f"touch {folder}/sudo; exit 1")
-        if os.getuid() == 0:
-            self.command("id", f'test "$1" = -un && echo {self.login} || exec /usr/bin/id "$@"')
-        secret = base64.b64encode(os.urandom(32)).decode()
-        (folder / "secrets" / "mesh.yml").write_text(f"mesh_secret: {secret}\n")
-        key, ca = folder / "secrets" / "ca.key", folder / "secrets" / "ca.crt"
-        subject = ["-subj", "/CN=TRISHULA mesh CA", "-addext", "keyUsage=critical,keyCertSign,cRLSign"]
-        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-        subprocess.run(
-            ["openssl", "req", "-x509", *curve, "-nodes", "-keyout", key, "-out", ca, *subject, "-days", "99"],
-            check=True,
-            capture_output=True,
-        )
-
-    def command(self, name: str, text: str) -> None:
-        path = self.folder / "bin" / name
-        path.write_text(f"#!/bin/sh\n{text}\n")
-        path.chmod(0o755)
-
-    def play(
-        self, *playbooks: str, options: tuple[str, ...] = (), env: dict[str, str] | None = None, **mac: Any
-    ) -> str:
-        """Run playbooks on it. Returns what was said, in one line; the answer code is in `rc`."""
-        hosts = inventory(
-            self.folder,
-            **{
-                "ansible_connection": "local",
-                "ansible_python_interpreter": sys.executable,
-                "trishula_port": self.port,
-                "trishula_agent_user": self.login,
-                "trishula_home": str(self.home),
-                "trishula_node_python": sys.executable,
-                "trishula_install_source": "index",
-                "trishula_node_artifacts_dir": str(self.folder / "dist"),
-                "_site_group": grp.getgrgid(os.getgid()).gr_name,
-            }
-            | mac,
-        )
-        run = subprocess.run(
-            [
-                Path(sys.executable).with_name("ansible-playbook"),
-                *("-i", hosts, "--limit", "mac", *options),
-                *(f"playbooks/{name}.yml" for name in playbooks),
-            ],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-                "ANSIBLE_LOCAL_TEMP": str(self.folder / "tmp"),
-                "FAKE_MAC": str(self.state),
-                "HOME": str(self.home),
-                "TRISHULA_SOCKET": str(self.own / "run/node.sock"),  # here the command looks where Linux has it
-                "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
-                "COLUMNS": "1000",
-            }
-            | (env or {}),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        self.rc = run.returncode
-        return run.stdout + run.stderr
-
-    def calls(self) -> list[str]:
-        """What launchctl was told since this was asked last, but for questions."""
-        file = self.state / "calls"
-        told = file.read_text().splitlines() if file.exists() else []
-        file.write_text("")
-        return [call.split()[0] for call in told if not call.startswith("print")]
-
-    def status(self) -> dict[str, Any]:
-        run = [self.home / ".local/bin/trishula", "status", "--json", "--socket", self.own / "run/node.sock"]
-        return json.loads(subprocess.check_output(run))
-
-    def gone(self) -> None:
-        tell = [FAKES / "launchctl", "bootout", "gui/501/trishula.node"]
-        subprocess.run(tell, env={**os.environ, "FAKE_MAC": str(self.state)}, check=False)
-        shutil.rmtree(self.home)
+# ── What is asked of it first ───────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture
-def mac(tmp_path: Path) -> Iterator[FakeMac]:
-    """A new one."""
-    fake = FakeMac(tmp_path)
-    yield fake
-    fake.gone()
+def refusal(folder: Path, tasks: str, registered: dict[str, Any], **facts: Any) -> list[str]:
+    """What a file of tasks refuses the Mac for."""
+    return refusals(inventory(folder, **facts), tasks, registered, "mac")
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeMac]:
-    """One on which a node was put. Whoever changes it puts it back."""
-    fake = FakeMac(tmp_path_factory.mktemp("installed"))
-    try:
-        said = fake.play(*SITE)
-        assert fake.rc == 0, said
-        yield fake
-    finally:
-        fake.gone()
+PREFLIGHT = "playbooks/preflight.yml"
+MACOS = "playbooks/tasks/macos.yml"
+HOME_DIR = "/Users/dhyana"
+NODE = "roles/trishula_node/tasks"
 
 
-SITE = ("preflight", "leave", "deploy", "fallback")
-
-
-def test_a_check_with_the_facts_of_a_mac_ends_well_and_touches_nothing(mac: FakeMac) -> None:
-    facts = {"ANSIBLE_FACTS_MODULES": "darwin_facts", "ANSIBLE_LIBRARY": str(FAKES)}
-    said = mac.play(*SITE, options=("--check",), env=facts, trishula_install_source="controller")
-    assert mac.rc == 0, said
-    assert "would install" in said
-    # The controller has fetched what fits a Mac, by the hashes of the lock.
-    wheels = [wheel.name for wheel in (mac.folder / "dist" / "wheels").glob("*-macos-arm64/*.whl")]
-    assert any(re.fullmatch(r"msgspec-.*-macosx_11_0_arm64\.whl", wheel) for wheel in wheels), wheels
-    assert not any("linux" in wheel for wheel in wheels)
-    assert not mac.own.exists()
-    assert not (mac.home / "Library").exists()
-    assert mac.calls() == []
-    assert not (mac.folder / "sudo").exists()
-
-
-def test_it_is_put_on_a_mac_without_root(installed: FakeMac) -> None:
-    mac = installed
-    assert mac.calls() == ["enable", "bootstrap"]
-    assert not (mac.folder / "sudo").exists()
-    status = mac.status()
-    assert (status["node"], status["ready"]) == ("mac", True)
-    assert sorted(status["agents"]) == ["dhyana", "mac"]
-    assert sorted(status["peers"]) == ["agni", "rushabdev"]
-
-    for path, mode in (("", 0o700), ("credentials", 0o700), ("mailboxes/dhyana/inbox", 0o700)):
-        assert (mac.own / path).stat().st_mode & 0o777 == mode, path
-    secrets = [*mac.own.glob("credentials/*"), *mac.own.glob("agents/*"), mac.own / "tls/node.key"]
-    assert len(secrets) == 6
-    assert {path.stat().st_mode & 0o777 for path in secrets} == {0o600}
-    release = (mac.own / "current").resolve()
-    assert release.parent == mac.own / "releases"
-    assert (mac.home / ".local/bin/trishula").resolve() == release / "bin" / "trishula"
-    assert (mac.home / "trishula").resolve() == mac.own / "mailboxes" / "mac"
-    plist = plistlib.loads((mac.home / "Library/LaunchAgents/trishula.node.plist").read_bytes())
-    assert plist["ProgramArguments"][0] == str(mac.own / "current/bin/trishula")
-
-
-def test_nothing_changes_the_second_time_nor_in_a_check(installed: FakeMac) -> None:
-    mac = installed
-    mac.calls()
-    for playbooks, options in ((SITE, ()), (("deploy",), ("--check",))):
-        said = mac.play(*playbooks, options=options)
-        assert mac.rc == 0, said
-        assert re.search(r"^mac .* changed=0 ", said, re.MULTILINE), said
-        assert mac.calls() == []
-
-
-def test_it_is_restarted_for_what_the_process_reads_and_loaded_anew_for_the_plist(installed: FakeMac) -> None:
-    mac = installed
-    mac.calls()
-    said = mac.play("deploy", trishula_limits={"max_message_bytes": 4096})
-    assert mac.rc == 0, said
-    assert mac.calls() == ["kickstart"]
-    said = mac.play(
-        "deploy", trishula_limits={"max_message_bytes": 4096}, trishula_node_log_dir=str(mac.folder / "log")
-    )
-    assert mac.rc == 0, said
-    assert mac.calls() == ["bootout", "enable", "bootstrap"]
-
-
-def test_what_does_not_come_up_goes_back_to_what_it_ran_with(installed: FakeMac) -> None:
-    mac = installed
-    before = (mac.own / "node.toml").read_text()
-    mac.calls()
-    # No address of this machine: what `trishula node check` can't know.
-    said = mac.play("deploy", trishula_node_listen_address="192.0.2.77", gate_within=3)
-    assert mac.rc != 0
-    assert "taken back to what it ran with before" in said
-    assert "can't listen on 192.0.2.77" in said
-    assert (mac.own / "node.toml").read_text() == before
-    assert mac.status()["ready"] is True
-    assert mac.calls()[-3:] == ["bootout", "enable", "bootstrap"]
-
-
-def test_its_secrets_are_rotated_by_three_restarts(installed: FakeMac) -> None:
-    mac = installed
-    mac.calls()
-    said = mac.play("rotate_secrets", options=("-e", "rotate=mac", "-e", "older_than=0", "-e", "{_site_left_out: []}"))
-    assert mac.rc == 0, said
-    assert mac.calls() == ["kickstart"] * 3
-
-
-def test_who_leaves_is_stopped_for_good_and_comes_back_by_the_site(installed: FakeMac) -> None:
-    mac = installed
-    mac.calls()
-    hosts = mac.folder / "leaving.yml"
-    hosts.write_text(yaml.safe_dump({"trishula_leaving": {"hosts": {"mac": None}}}))
-    said = mac.play("leave", options=("-i", str(hosts)))
-    assert mac.rc == 0, said
-    assert mac.calls() == ["bootout", "disable"]
-    said = mac.play("deploy")
-    assert mac.rc == 0, said
-    assert mac.calls() == ["enable", "bootstrap"]
-
-
-def test_it_is_taken_off_again_and_the_mailboxes_stay(installed: FakeMac) -> None:  # the last to have that one
-    mac = installed
-    said = mac.play("uninstall")
-    assert mac.rc == 0, said
-    left = {str(path.relative_to(mac.home)) for path in mac.home.rglob("*") if "trishula" in path.name.lower()}
-    assert left == {"Library/Application Support/TRISHULA"}
-    assert [path.name for path in mac.own.iterdir()] == ["mailboxes"]
-    assert mac.calls()[-1] == "bootout"
-    said = mac.play("uninstall", options=("-e", "remove_mailboxes=true"))
-    assert mac.rc == 0, said
-    assert not mac.own.exists()
+def test_a_mac_that_is_ready_is_taken(tmp_path: Path) -> None:
+    answered = raw(PREFLIGHT, tmp_path, uname="Darwin", id="501") | raw(MACOS, tmp_path, HOME_DIR, id="dhyana")
+    answered |= {"__trishula_node_session": {"rc": 0}, "__trishula_node_port": {"stdout": ""}}
+    answered |= {"__trishula_node_python": {"stdout": "3.12"}}
+    for tasks in (PREFLIGHT, MACOS, f"{NODE}/launchd_preflight.yml", f"{NODE}/preflight.yml"):
+        assert refusal(tmp_path, tasks, answered) == []
 
 
 @pytest.mark.parametrize(
@@ -383,26 +287,57 @@ def test_it_is_taken_off_again_and_the_mailboxes_stay(installed: FakeMac) -> Non
         ({"trishula_agents": [{"name": "mac", "user": "openclaw"}]}, "Leave 'user' out for the agents of a Mac"),
     ],
 )
-def test_a_mac_that_can_take_no_node_is_told_why(mac: FakeMac, facts: dict[str, Any], what_to_do: str) -> None:
-    said = mac.play("preflight", **facts)
-    assert mac.rc != 0
-    assert what_to_do in " ".join(said.split())
-    assert mac.calls() == []
+def test_a_mac_that_can_take_no_node_is_told_why(tmp_path: Path, facts: dict[str, Any], what_to_do: str) -> None:
+    [said] = refusal(tmp_path, MACOS, raw(MACOS, tmp_path, HOME_DIR, id="dhyana"), **facts)
+    assert what_to_do in said
 
 
 @pytest.mark.parametrize(
-    ("command", "answer", "what_to_do"),
+    ("commands", "what_to_do"),
     [
-        ("launchctl", "exit 112", "is not logged in at the screen of mac"),
-        ("lsof", "echo COMMAND PID; echo nginx 80 host", "in use by something else: nginx 80"),
-        ("uname", "echo Linux", "mac is a Linux, and in the group trishula_macos: take it out there"),
-        ("python3", "echo 3.9", "Install one ('brew install python@3.12')"),
+        ({"uname": "Linux"}, "mac is a Linux, and in the group trishula_macos: take it out there"),
+        ({"uname": "Darwin", "python3": "3.9"}, "Install one ('brew install python@3.12')"),
     ],
+    ids=["a Linux", "an old Python"],
 )
-def test_a_mac_that_is_not_ready_is_told_what_to_do(mac: FakeMac, command: str, answer: str, what_to_do: str) -> None:
-    (mac.folder / "bin" / command).unlink(missing_ok=True)
-    mac.command(command, answer)
-    python = {"trishula_node_python": None} if command == "python3" else {}
-    said = mac.play("preflight", **python)
-    assert mac.rc != 0
+def test_what_is_no_mac_that_can_take_a_node_is_told_so(
+    tmp_path: Path, commands: dict[str, str], what_to_do: str
+) -> None:
+    [said] = refusal(tmp_path, PREFLIGHT, raw(PREFLIGHT, tmp_path, **commands))
+    assert what_to_do in said
+
+
+@pytest.mark.parametrize(
+    ("tasks", "answered", "what_to_do"),
+    [
+        ("launchd_preflight.yml", {"__trishula_node_session": {"rc": 112}}, "is not logged in at the screen of mac"),
+        (
+            "preflight.yml",
+            {"__trishula_node_python": {"stdout": "3.12"}, "__trishula_node_port": {"stdout": "nginx 80 host"}},
+            "in use by something else: nginx 80",
+        ),
+    ],
+    ids=["no session", "the port is taken"],
+)
+def test_a_mac_that_is_not_ready_is_told_what_to_do(
+    tmp_path: Path, tasks: str, answered: dict[str, Any], what_to_do: str
+) -> None:
+    [said] = refusal(tmp_path, f"{NODE}/{tasks}", answered)
     assert what_to_do in " ".join(said.split())
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_port_is_taken_by_whoever_is_not_our_node(launchd: Launchd, *, ours: bool) -> None:
+    (task,) = (
+        task for task in all_tasks() if task.where.endswith("launchd_preflight.yml") and "lsof" in str(task.data)
+    )
+    agent = launchd.told["_trishula_node_agent"]
+    command = task.data["ansible.builtin.shell"]["cmd"].replace("{{ _trishula_node_agent }}", agent)
+    command = command.replace("{{ trishula_node_listen_port }}", "18765")
+    launchd.run(launchd.told["_trishula_node_load"])
+    pid = json.loads((launchd.folder / "trishula.node.json").read_text())["pid"] if ours else 80
+    lsof = launchd.folder / "lsof"
+    lsof.write_text(f"#!/bin/sh\necho COMMAND PID USER\necho nginx {pid} host\n")
+    lsof.chmod(0o755)
+    said = subprocess.check_output(["bash", "-c", command], env=launchd.environment, text=True)
+    assert said == ("" if ours else "nginx 80 host\n")

@@ -12,14 +12,22 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.contract.conftest import ROOT, load, raw, refusals
 
-ROOT = Path(__file__).resolve().parents[2]
+PREFLIGHT = "playbooks/preflight.yml"
+SITE_FACTS = "playbooks/tasks/site_facts.yml"
 FINE = {
     "ansible_connection": "local",
     "ansible_python_interpreter": sys.executable,
     "trishula_port": 8765,
     "trishula_agent_user": "root",
 }
+
+
+def inventory(folder: Path, hosts: dict[str, dict[str, Any]]) -> Path:
+    path = folder / "hosts.yml"
+    path.write_text(yaml.safe_dump({"trishula": {"hosts": {host: FINE | facts for host, facts in hosts.items()}}}))
+    return path
 
 
 def preflight(folder: Path, hosts: dict[str, dict[str, Any]], **commands: str) -> str:
@@ -29,10 +37,8 @@ def preflight(folder: Path, hosts: dict[str, dict[str, Any]], **commands: str) -
         command.parent.mkdir(exist_ok=True)
         command.write_text(f"#!/bin/sh\necho {answer}\n")
         command.chmod(0o755)
-    inventory = folder / "hosts.yml"
-    inventory.write_text(yaml.safe_dump({"trishula": {"hosts": {host: FINE | facts for host, facts in hosts.items()}}}))
     run = subprocess.run(
-        [Path(sys.executable).with_name("ansible-playbook"), "-i", inventory, "playbooks/preflight.yml"],
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", inventory(folder, hosts), "playbooks/preflight.yml"],
         cwd=ROOT,
         env={
             **os.environ,
@@ -68,8 +74,22 @@ def test_the_inventory_may_say_what_to_do_about_it(tmp_path: Path) -> None:
     assert "Run 'make mesh'." in said
 
 
+def test_a_host_that_can_take_no_node_is_named_and_nothing_is_changed(tmp_path: Path) -> None:
+    said = preflight(tmp_path, {"mac": lives("mac")}, uname="OpenBSD", id="0")
+    assert "mac is neither a Linux nor a Mac." in said
+
+
+# ── What it says, without a run ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_host_that_can_take_a_node_is_taken(tmp_path: Path) -> None:
+    hosts = inventory(tmp_path, {"mac": lives("mac"), "agni": lives("agni")})
+    assert refusals(hosts, PREFLIGHT, raw(PREFLIGHT, tmp_path, uname="Linux", id="0")) == []
+    assert refusals(hosts, SITE_FACTS, {}) == []
+
+
 @pytest.mark.parametrize(
-    ("answers", "what_to_do"),
+    ("commands", "what_to_do"),
     [
         (
             {"uname": "Darwin", "id": "0"},
@@ -77,11 +97,15 @@ def test_the_inventory_may_say_what_to_do_about_it(tmp_path: Path) -> None:
         ),
         ({"uname": "OpenBSD", "id": "0"}, "mac is neither a Linux nor a Mac."),
         ({"python3": "3.10", "id": "0"}, "mac has Python 3.10; a node needs 3.11 or newer"),
+        ({"python3": "none", "id": "0"}, "mac has no Python; a node needs 3.11 or newer"),
         ({"id": "1000"}, "On mac we are user id 1000, and installing a node takes root. Set 'ansible_become: true'"),
     ],
+    ids=["a Mac", "OpenBSD", "an old Python", "no Python", "not root"],
 )
-def test_a_host_that_can_take_no_node_is_named(tmp_path: Path, answers: dict[str, str], what_to_do: str) -> None:
-    assert what_to_do in preflight(tmp_path, {"mac": lives("mac")}, **answers)
+def test_a_host_that_can_take_no_node_is_named(tmp_path: Path, commands: dict[str, str], what_to_do: str) -> None:
+    answered = raw(PREFLIGHT, tmp_path, **{"uname": "Linux"} | commands)
+    [said] = refusals(inventory(tmp_path, {"mac": lives("mac")}), PREFLIGHT, answered)
+    assert what_to_do in said
 
 
 @pytest.mark.parametrize(
@@ -115,7 +139,16 @@ def test_a_host_that_can_take_no_node_is_named(tmp_path: Path, answers: dict[str
 def test_an_inventory_that_makes_no_mesh_is_refused(
     tmp_path: Path, hosts: dict[str, dict[str, Any]], what_to_do: str
 ) -> None:
-    assert what_to_do in preflight(tmp_path, hosts)
+    said = refusals(inventory(tmp_path, hosts), SITE_FACTS, {})
+    assert what_to_do in " ".join(" ".join(said).split())
+
+
+def test_an_inventory_is_looked_at_before_its_hosts() -> None:
+    first, *_ = load(ROOT / "playbooks/preflight.yml")[0]["tasks"]
+    assert first["ansible.builtin.include_tasks"] == SITE_FACTS.removeprefix("playbooks/")
+
+
+# ── Runs ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_rule_that_ufw_would_not_take_is_refused_before_anything_is_changed(tmp_path: Path) -> None:

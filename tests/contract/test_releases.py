@@ -69,7 +69,7 @@ def facts_of_a_host(folder: Path, source: str) -> dict[str, Any]:
 
 
 @as_root
-@pytest.mark.parametrize("source", ["controller", "index"])
+@pytest.mark.parametrize("source", ["controller", pytest.param("index", marks=pytest.mark.long)])
 def test_a_release_runs_and_an_agents_own_environment_is_made_of_its_wheels(tmp_path: Path, source: str) -> None:
     facts = facts_of_a_host(tmp_path, source)
     run = run_role(tmp_path, "trishula_node", "controller install", {"mac": facts})
@@ -87,6 +87,7 @@ def test_a_release_runs_and_an_agents_own_environment_is_made_of_its_wheels(tmp_
 
 
 @as_root
+@pytest.mark.long
 def test_a_wheel_that_is_not_the_one_in_the_lock_is_not_installed(tmp_path: Path) -> None:
     facts = facts_of_a_host(tmp_path, "controller")
     assert run_role(tmp_path, "trishula_node", "controller", {"mac": facts}).returncode == 0

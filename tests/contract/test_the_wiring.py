@@ -79,10 +79,11 @@ def test_an_outbound_only_node_listens_on_loopback_and_opens_no_port(site: Site)
 
 def test_firewall_rules_are_these_and_no_others(site: Site) -> None:
     ssh, mesh = "allow 22/tcp comment 'trishula: ssh'", "allow 8765/tcp comment 'trishula: mesh'"
+    other = "allow 2222/tcp comment 'trishula: ssh'" if site.inventory == "local" else ssh  # where its sshd listens
     assert {host: told["firewall"] for host, told in site.hosts.items()} == {
         "mac": [ssh],
         "agni": [ssh, mesh],
-        "rushabdev": [ssh, mesh],
+        "rushabdev": [other, mesh],
     }
 
 
@@ -155,7 +156,8 @@ def assert_fits(entry: dict[str, Any], options: dict[str, dict[str, Any]]) -> No
 def test_with_files_alone_the_port_is_closed_and_a_timer_runs_rsync(site: Site) -> None:
     told = site.rendered_with(trishula_transport="files")
     for host in told.hosts:
-        assert told.hosts[host]["firewall"] == ["allow 22/tcp comment 'trishula: ssh'"]
+        (ssh,) = told.hosts[host]["firewall"]
+        assert ssh.endswith("comment 'trishula: ssh'")
         assert told.argument(host, "trishula_fallback_timer") is True
         node = told.rendered(host, "node.toml")
         assert 'transport = "files"\n' in node

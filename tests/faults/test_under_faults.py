@@ -25,6 +25,18 @@ if TYPE_CHECKING:
 NODES = ["mac", "agni", "rushabdev"]
 PAIRS = [*itertools.combinations(NODES, 2), ("mac", "agni"), ("mac", "rushabdev")]
 
+LONG = pytest.mark.long
+"""In `make test-all` only: `make test` tries each kind of fault once."""
+
+
+def first(*trials: object) -> list[object]:
+    """Trials of which `make test` makes the first."""
+    return [
+        trials[0],
+        *(pytest.param(*(trial if isinstance(trial, tuple) else (trial,)), marks=LONG) for trial in trials[1:]),
+    ]
+
+
 PORT = 8765
 BLOCKED_S = 60.0
 NOTICED_S = 10.0
@@ -53,7 +65,7 @@ def test_every_sample_that_is_dropped_as_a_file_crosses_by_link(mesh: dict[str, 
     crosses(mesh, stream, itertools.permutations(NODES, 2), "direct", within=20)
 
 
-@pytest.mark.parametrize(("here", "there"), [*itertools.combinations(NODES, 2)])
+@pytest.mark.parametrize(("here", "there"), first(*itertools.combinations(NODES, 2)))
 def test_every_sample_that_is_dropped_as_a_file_crosses_by_relay(
     mesh: dict[str, Node], stream: WatchedStream, here: str, there: str
 ) -> None:
@@ -64,7 +76,7 @@ def test_every_sample_that_is_dropped_as_a_file_crosses_by_relay(
     stream.wait_until("up", ends, fault.mended, within=LINKED_S)
 
 
-@pytest.mark.parametrize(("here", "there"), PAIRS)
+@pytest.mark.parametrize(("here", "there"), first(*PAIRS))
 def test_a_pair_that_is_cut_goes_round_about_and_is_linked_again_when_it_is_whole(
     mesh: dict[str, Node], stream: WatchedStream, note: Note, here: str, there: str
 ) -> None:
@@ -77,7 +89,7 @@ def test_a_pair_that_is_cut_goes_round_about_and_is_linked_again_when_it_is_whol
     note.add("a pair cut", detection=noticed - fault.since, reconnect=linked - fault.mended)
 
 
-@pytest.mark.parametrize("name", NODES)
+@pytest.mark.parametrize("name", first(*NODES))
 def test_a_node_that_is_cut_off_is_linked_again_when_it_is_whole(
     mesh: dict[str, Node], stream: WatchedStream, note: Note, name: str
 ) -> None:
@@ -88,6 +100,7 @@ def test_a_node_that_is_cut_off_is_linked_again_when_it_is_whole(
     note.add("a node cut off", detection=noticed - fault.since, reconnect=linked - fault.mended)
 
 
+@LONG
 def test_mail_that_a_laptop_gave_to_a_neighbour_goes_on_while_the_laptop_sleeps(
     mesh: dict[str, Node], stream: WatchedStream
 ) -> None:
@@ -99,7 +112,7 @@ def test_mail_that_a_laptop_gave_to_a_neighbour_goes_on_while_the_laptop_sleeps(
         stream.wait_for_detour("mac", "agni", fault.mended, within=LINKED_S)
 
 
-@pytest.mark.parametrize("_trial", range(3))
+@pytest.mark.parametrize("_trial", first(*range(3)))
 def test_a_nat_that_forgets_its_connections_costs_the_laptop_new_ones(
     router: Node, stream: WatchedStream, note: Note, _trial: int
 ) -> None:
@@ -110,7 +123,7 @@ def test_a_nat_that_forgets_its_connections_costs_the_laptop_new_ones(
     note.add("the NAT forgets", detection=noticed - fault.since, reconnect=linked - fault.since)
 
 
-@pytest.mark.parametrize("name", NODES)
+@pytest.mark.parametrize("name", first(*NODES))
 def test_a_host_that_stands_still_is_linked_again_when_it_goes_on(
     mesh: dict[str, Node], stream: WatchedStream, note: Note, name: str
 ) -> None:
@@ -122,7 +135,7 @@ def test_a_host_that_stands_still_is_linked_again_when_it_goes_on(
 
 
 @pytest.mark.parametrize(("what", "end"), [("a node restarted", restart), ("a node killed", kill)])
-@pytest.mark.parametrize("name", NODES)
+@pytest.mark.parametrize("name", first(*NODES))
 def test_a_node_that_ends_is_started_and_linked_again(
     mesh: dict[str, Node], stream: WatchedStream, note: Note, name: str, what: str, end: Callable[[Node], Fault]
 ) -> None:
@@ -133,6 +146,7 @@ def test_a_node_that_ends_is_started_and_linked_again(
     note.add(what, detection=noticed - fault.since, reconnect=linked - fault.since)
 
 
+@LONG
 def test_with_the_port_blocked_everywhere_mail_goes_by_rsync_and_by_link_again_when_it_is_open(
     mesh: dict[str, Node], stream: WatchedStream, note: Note
 ) -> None:

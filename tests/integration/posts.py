@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import pytest
+
 from trishula.cli.sandbox import Place, Sandbox
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "/usr/sbin/sshd"
@@ -69,6 +71,8 @@ class Posts:
     """All hosts' ends of it."""
 
     def __init__(self, mesh: Sandbox, *, behind_nat: str | None = None) -> None:
+        if missing := [tool for tool in (SSHD, RRSYNC) if not Path(tool).exists()]:
+            pytest.fail(f"no {' and no '.join(missing)}: install openssh-server and rsync", pytrace=False)
         self._mesh = mesh
         self._sshds = {name: Sshd(place.root / "ssh") for name, place in mesh.places.items()}
         for place in mesh.places.values():

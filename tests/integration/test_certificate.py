@@ -29,7 +29,7 @@ def mesh(tmp_path: Path) -> Iterator[Sandbox]:
 def shown(place: Place) -> str:
     """The serial number that a stranger is shown, in openssl's words."""
     context = ssl.create_default_context(cafile=place.ca)
-    with socket.create_connection(place.listening.getsockname(), timeout=5) as plain:
+    with socket.create_connection(place.listening.getsockname(), timeout=60) as plain:
         wrapped = context.wrap_socket(plain, server_hostname=place.name)
         with wrapped:
             return str((wrapped.getpeercert() or {})["serialNumber"])
@@ -55,7 +55,7 @@ async def send(mesh: Sandbox, numbers: range) -> None:
     async with mesh.client("mac") as mac:
         for number in numbers:
             receipt = await mac.send("agni", subject=str(number), body="")
-            await receipt.delivered(timeout=10)
+            await receipt.delivered(timeout=60)
 
 
 def test_a_new_certificate_is_served_and_not_one_link_is_lost(mesh: Sandbox) -> None:

@@ -93,7 +93,8 @@ def test_2_for_wrong_usage(mac: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["send agni x", "inbox", "show x", "done x", "watch", "status", "trace x", "ping agni"]
+    "command",
+    ["send agni x --timeout 1", "inbox", "show x", "done x", "watch", "status", "trace x", "ping agni --timeout 1"],
 )
 def test_3_when_no_node_is_there_naming_socket_and_fix(tmp_path: Path, command: str) -> None:
     done = trishula(*command.split(), socket=tmp_path / "none.sock")

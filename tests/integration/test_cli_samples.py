@@ -85,7 +85,7 @@ def test_a_sample_arrives_with_every_field_equal(three_nodes: Sandbox, sample: P
                 assert received.items() >= message.items()
                 assert received.meta.from_node == sender.name
 
-    asyncio.run(asyncio.wait_for(arrivals(), 20))
+    asyncio.run(asyncio.wait_for(arrivals(), 60))
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum here")
@@ -93,7 +93,7 @@ def test_sha256sum_of_both_files_is_the_digest_of_the_receipt(three_nodes: Sandb
     async def send() -> tuple[str, list[Path]]:
         async with three_nodes.client("mac") as mac:
             receipt = await mac.send("agni", subject="sum")
-            await receipt.delivered(timeout=10)
+            await receipt.delivered(timeout=60)
             files = [
                 three_nodes.home("mac").mailbox("mac") / "outbox" / f"{receipt.id}.json",
                 three_nodes.home("agni").mailbox("agni") / "inbox" / f"{receipt.id}.json",

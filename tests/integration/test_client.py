@@ -29,7 +29,7 @@ async def drained(client: trishula.Client) -> None:
     """Read what other tests have left."""
     page = await client.inbox(limit=1000)
     for _ in page["messages"]:
-        await client.receive(timeout=10)
+        await client.receive(timeout=60)
 
 
 # ---------------------------------------------------------------- sending and receiving
@@ -41,13 +41,13 @@ def test_a_message_goes_from_agent_to_agent_with_all_that_is_known_of_it(three_n
             await drained(agni)
             assert (mac.agent, mac.node) == ("mac", "mac")
             receipt = await mac.send("agni", subject="Build", body={"steps": [1, 2.50]}, priority="high", mood="calm")
-            (outcome,) = await receipt.delivered(timeout=10)
+            (outcome,) = await receipt.delivered(timeout=60)
             assert (outcome.to, outcome.dest, outcome.state) == ("agni", "agni", "delivered")
             assert (outcome.route, outcome.method) == ("direct", "websocket")
             assert outcome.latency_ms is not None
             assert outcome.latency_ms > 0
 
-            message = await agni.receive(timeout=10)
+            message = await agni.receive(timeout=60)
             assert message["from"] == message.sender == "mac"
             assert message.id == receipt.id
             assert message["body"] == {"steps": [1, 2.5]}
@@ -66,7 +66,7 @@ def test_a_list_of_recipients_has_an_outcome_for_each(three_nodes: Sandbox) -> N
     async def story() -> None:
         async with three_nodes.client("mac") as mac:
             receipt = await mac.send(["agni", "rushabdev", "mac"], subject="Plan")
-            await receipt.delivered(timeout=10)
+            await receipt.delivered(timeout=60)
             assert {outcome.to: outcome.state for outcome in receipt.outcomes} == {
                 "agni": "delivered",
                 "rushabdev": "delivered",
@@ -80,7 +80,7 @@ def test_all_means_everybody_but_the_sender(three_nodes: Sandbox) -> None:
     async def story() -> None:
         async with three_nodes.client("agni") as agni:
             receipt = await agni.send("ALL", subject="Standup")
-            assert {outcome.to for outcome in await receipt.delivered(timeout=10)} == {"mac", "rushabdev"}
+            assert {outcome.to for outcome in await receipt.delivered(timeout=60)} == {"mac", "rushabdev"}
 
     asyncio.run(story())
 
@@ -91,12 +91,12 @@ def test_the_same_message_sent_again_is_the_same_message(three_nodes: Sandbox) -
             await drained(agni)
             message = {"id": "same-again", "to": "agni", "body": "x", "timestamp": "2026-01-01T00:00:00Z"}
             first = await mac.send(message)
-            await first.delivered(timeout=10)
+            await first.delivered(timeout=60)
             again = await mac.send(message)
             assert (again.id, again.digest) == (first.id, first.digest)
-            await again.delivered(timeout=10)
+            await again.delivered(timeout=60)
             last = await mac.send("agni", subject="after it")
-            assert [(await agni.receive(timeout=10)).id for _ in range(2)] == ["same-again", last.id]
+            assert [(await agni.receive(timeout=60)).id for _ in range(2)] == ["same-again", last.id]
 
     asyncio.run(story())
 
@@ -132,7 +132,7 @@ def test_a_message_over_the_limit_is_refused_here_and_the_connection_goes_on(thr
         async with three_nodes.client("mac") as mac:
             with pytest.raises(trishula.MessageError, match="the limit is 1048576"):
                 await mac.send("agni", body="x" * 1024 * 1024)
-            await (await mac.send("agni", body="x" * 1000 * 1000)).delivered(timeout=20)
+            await (await mac.send("agni", body="x" * 1000 * 1000)).delivered(timeout=60)
 
     asyncio.run(story())
 
@@ -147,7 +147,7 @@ def test_a_refusal_by_the_recipients_node_comes_back_with_its_reason(tmp_path: P
             async with mesh.client("mac") as mac:
                 receipt = await mac.send("agni", body="x" * 2000)
                 with pytest.raises(trishula.Refused, match=r"agni refused it for agni: too_large.*limit is 1024"):
-                    await receipt.delivered(timeout=10)
+                    await receipt.delivered(timeout=60)
                 assert receipt.settled
                 assert receipt.outcomes[0].state == "refused"
 
@@ -164,7 +164,7 @@ def test_every_client_of_an_agent_gets_every_message(three_nodes: Sandbox) -> No
             await asyncio.gather(drained(one), drained(other))
             sent = [(await mac.send("agni", subject=str(number))).id for number in range(20)]
             for client in (one, other):
-                assert [(await client.receive(timeout=10)).id for _ in sent] == sent
+                assert [(await client.receive(timeout=60)).id for _ in sent] == sent
 
     asyncio.run(story())
 
@@ -176,7 +176,7 @@ def test_iteration_begins_with_the_unread_and_goes_on_where_it_left_off(three_no
                 await drained(rushabdev)
             first = [(await mac.send("rushabdev", subject=str(number))).id for number in range(6)]
             async with three_nodes.client("rushabdev") as rushabdev:
-                while (await rushabdev.receive(timeout=10)).id != first[0]:
+                while (await rushabdev.receive(timeout=60)).id != first[0]:
                     pass
                 async for message in rushabdev:
                     assert message.id == first[1]
@@ -188,7 +188,7 @@ def test_iteration_begins_with_the_unread_and_goes_on_where_it_left_off(three_no
                         break
                 assert seen == first[2:]
                 new = await mac.send("rushabdev", subject="new")
-                assert (await rushabdev.receive(timeout=10)).id == new.id
+                assert (await rushabdev.receive(timeout=60)).id == new.id
 
     asyncio.run(story())
 
@@ -226,13 +226,13 @@ def test_an_agent_that_does_not_read_can_still_send(three_nodes: Sandbox) -> Non
         async with three_nodes.client("mac") as mac, three_nodes.client("agni") as agni:
             await drained(agni)
             letters = [await mac.send("agni", subject=str(number), body="x" * 200_000) for number in range(60)]
-            await asyncio.gather(*(letter.delivered(timeout=30) for letter in letters))
-            first = await agni.receive(timeout=10)
+            await asyncio.gather(*(letter.delivered(timeout=60) for letter in letters))
+            first = await agni.receive(timeout=60)
             assert first.id == letters[0].id
             reply = await agni.send("mac", reply_to=first.id, body="thinking about it")
-            await reply.delivered(timeout=10)
+            await reply.delivered(timeout=60)
             for letter in letters[1:]:
-                assert (await agni.receive(timeout=10)).id == letter.id
+                assert (await agni.receive(timeout=60)).id == letter.id
 
     asyncio.run(story())
 
@@ -273,7 +273,7 @@ def test_what_on_message_raises_comes_out_of_the_block_as_itself(three_nodes: Sa
                 async with trishula.Client(three_nodes.home("agni").socket("agni"), on_message=explode):
                     await asyncio.get_running_loop().create_future()
 
-    asyncio.run(asyncio.wait_for(story(), 20))
+    asyncio.run(asyncio.wait_for(story(), 60))
 
 
 def test_what_the_block_raises_comes_out_as_itself(three_nodes: Sandbox) -> None:
@@ -292,7 +292,7 @@ def test_inbox_lists_the_unread_in_pages(three_nodes: Sandbox) -> None:
     async def story() -> None:
         async with three_nodes.client("agni") as agni, three_nodes.client("rushabdev") as rushabdev:
             sent = [await agni.send("rushabdev", subject=f"page {number}") for number in range(5)]
-            await asyncio.gather(*(receipt.delivered(timeout=10) for receipt in sent))
+            await asyncio.gather(*(receipt.delivered(timeout=60) for receipt in sent))
             everything = (await rushabdev.inbox(limit=1000))["messages"]
             assert [item["id"] for item in everything][-5:] == [receipt.id for receipt in sent]
             last = everything[-1]
@@ -312,7 +312,7 @@ def test_show_has_the_exact_payload_on_both_sides(three_nodes: Sandbox) -> None:
     async def story() -> None:
         async with three_nodes.client("mac") as mac, three_nodes.client("agni") as agni:
             receipt = await mac.send(b'{"to":"agni","price":1.10}')
-            await receipt.delivered(timeout=10)
+            await receipt.delivered(timeout=60)
             sent, got = await mac.show(receipt.id), await agni.show(receipt.id)
             assert (sent["box"], got["box"]) == ("outbox", "inbox")
             assert sent["payload"] == got["payload"]
@@ -369,7 +369,7 @@ def test_ping_goes_to_every_node_and_leaves_no_file(three_nodes: Sandbox) -> Non
     async def story() -> None:
         async with three_nodes.client("mac") as mac:
             for node in three_nodes.places:
-                outcome = await mac.ping(node, timeout=10)
+                outcome = await mac.ping(node, timeout=60)
                 assert (outcome.dest, outcome.state, outcome.route) == (node, "delivered", "direct")
             with pytest.raises(trishula.SendError, match="no node 'nowhere'"):
                 await mac.ping("nowhere")
@@ -396,9 +396,9 @@ def test_an_agent_on_the_network_comes_in_by_tls_and_its_token(three_nodes: Sand
                 assert rushabdev.agent == "rushabdev"
                 await drained(rushabdev)
                 receipt = await rushabdev.send("mac", subject="over the network")
-                await receipt.delivered(timeout=10)
+                await receipt.delivered(timeout=60)
                 answer = await mac.send("rushabdev", reply_to=receipt.id)
-                assert (await rushabdev.receive(timeout=10)).id == answer.id
+                assert (await rushabdev.receive(timeout=60)).id == answer.id
 
     asyncio.run(story())
 

@@ -90,11 +90,11 @@ def test_a_send_whose_answer_is_lost_is_sent_again_as_the_same_message(mesh: San
             proxy.mute = False
             proxy.cut()
             receipt = await sending
-            await receipt.delivered(timeout=10)
+            await receipt.delivered(timeout=60)
             assert proxy.connections == 2
             assert (await mac.show(receipt.id))["digest"] == receipt.digest
             await until(lambda: copies(mesh, "agni", "inbox", receipt.id), "the file is there")
-            unread = (await asyncio.wait_for(_unread(mesh, "agni"), 10))[-1:]
+            unread = (await asyncio.wait_for(_unread(mesh, "agni"), 60))[-1:]
             assert unread == [receipt.id]
             assert copies(mesh, "agni", "inbox", receipt.id) == 1
             assert copies(mesh, "mac", "outbox", receipt.id) == 1
@@ -117,7 +117,7 @@ def test_many_sends_at_once_survive_many_cuts_each_as_one_message(mesh: Sandbox,
                 proxy.cut()
                 await until(lambda then=connections: proxy.connections > then, "the client is back")  # type: ignore[misc]
             receipts = await sending
-            await asyncio.gather(*(receipt.delivered(timeout=20) for receipt in receipts))
+            await asyncio.gather(*(receipt.delivered(timeout=60) for receipt in receipts))
             after = [message for message in await _unread(mesh, "agni") if message not in before]
             assert sorted(after) == sorted(receipt.id for receipt in receipts)
 
@@ -132,7 +132,7 @@ def test_an_outcome_that_came_while_the_client_was_away_is_asked_for(tmp_path: P
             await mesh.up("mac", "rushabdev")
             async with proxy_to(mesh, "mac", tmp_path) as proxy, trishula.Client(proxy.path) as mac:
                 receipt = await mac.send(["agni", "rushabdev"], subject="while I am away")
-                waiting = asyncio.create_task(receipt.delivered(timeout=20))
+                waiting = asyncio.create_task(receipt.delivered(timeout=60))
                 proxy.open = False
                 proxy.cut()
                 mesh.start("agni")
@@ -160,18 +160,18 @@ def test_messages_go_on_after_the_last_that_was_read_with_none_twice_and_none_le
             trishula.Client(proxy.path) as agni,
         ):
             for _ in await _unread(mesh, "agni"):
-                await agni.receive(timeout=10)
+                await agni.receive(timeout=60)
             sent, seen = [], []
             for number in range(60):
                 receipt = await mac.send("agni", subject=str(number))
                 sent.append(receipt.id)
                 if number % 20 == 10:
-                    await receipt.delivered(timeout=10)
+                    await receipt.delivered(timeout=60)
                     proxy.cut()
                 if number % 3 == 0:
-                    seen.append((await agni.receive(timeout=10)).id)
+                    seen.append((await agni.receive(timeout=60)).id)
             while len(seen) < len(sent):
-                seen.append((await agni.receive(timeout=10)).id)
+                seen.append((await agni.receive(timeout=60)).id)
             assert seen == sent
 
     asyncio.run(story())
@@ -211,7 +211,7 @@ def test_a_new_store_begins_its_cursors_anew_and_so_does_the_client(tmp_path: Pa
             async with mesh.client("mac") as mac:
                 for number in range(5):
                     await mac.send("mac", subject=f"old {number}")
-                    message = await mac.receive(timeout=10)
+                    message = await mac.receive(timeout=60)
                     assert message["subject"] == f"old {number}"
                     if number < 4:
                         await mac.done(message)
@@ -223,6 +223,6 @@ def test_a_new_store_begins_its_cursors_anew_and_so_does_the_client(tmp_path: Pa
                 mesh.start()
                 await mac.send("mac", subject="new")
                 for subject in ("old 4", "new"):  # what lies in the inbox is still unread
-                    assert (await mac.receive(timeout=10))["subject"] == subject
+                    assert (await mac.receive(timeout=60))["subject"] == subject
 
     asyncio.run(story())

@@ -61,7 +61,7 @@ def test_the_demo_ends_with_one_object_that_says_nothing_is_lost_or_doubled(tmp_
         assert (row["route"], row["delivered"]) == ("direct", True)
         assert row["latency_ms"] > 0
     assert (result["lost"], result["doubled"]) == (0, 0)
-    assert result["stored"] == result["delivered"] > 100
+    assert result["stored"] == result["delivered"] > 10
     files = [path for name in NAMES for path in (tmp_path / name / "state/mailboxes" / name / "inbox").glob("*.json")]
     assert len(files) == result["stored"]
     for words in ("kill -9 rushabdev", "linked again", "what arrived when", "lost 0, doubled 0"):
@@ -95,8 +95,8 @@ def test_serve_says_where_everything_is_and_it_works(tmp_path: Path) -> None:
             trishula.Client(url=agni["url"], ca=agni["ca"], token_file=agni["token_file"]) as there,
         ):
             receipt = await here.send("agni", subject="try it")
-            await receipt.delivered(timeout=10)
-            assert (await there.receive(timeout=10)).id == receipt.id
+            await receipt.delivered(timeout=60)
+            assert (await there.receive(timeout=60)).id == receipt.id
             file = Path(agni["mailbox"]) / "inbox" / f"{receipt.id}.json"
             await until(file.exists, "the file is in the mailbox")
 

@@ -67,7 +67,7 @@ async def all_is_well(mail: Correspondence, *, at_least: int = 100) -> None:
 # ---------------------------------------------------------------- kill -9
 
 
-@pytest.mark.parametrize("nodes", [3, 5])
+@pytest.mark.parametrize("nodes", [3, pytest.param(5, marks=pytest.mark.long)])
 def test_mail_arrives_once_though_nodes_are_killed_in_mid_stream(tmp_path: Path, seed: int, nodes: int) -> None:
     chance = random.Random(seed)
 

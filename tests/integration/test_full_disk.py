@@ -78,7 +78,7 @@ def test_a_full_disk_refuses_new_work_keeps_what_it_has_and_recovers(tmp_path: P
             assert not await is_ready(mesh, "agni")
             elsewhere = await mail.send("mac", ["rushabdev"], "elsewhere")
             assert elsewhere.receipt is not None
-            await elsewhere.receipt.delivered(timeout=20)
+            await elsewhere.receipt.delivered(timeout=60)
             ballast.unlink()
             await until(lambda: is_ready(mesh, "agni"), "agni has found the room by itself")
             after = await mail.send("agni", ["mac"], "after")
@@ -115,7 +115,7 @@ def test_a_node_without_mail_finds_the_room_by_itself(tmp_path: Path) -> None:
                 await send_for_ever(agni)
         assert not await is_ready(mesh, "agni")
         ballast.unlink()
-        await until(lambda: is_ready(mesh, "agni"), "agni is ready again", seconds=5)
+        await until(lambda: is_ready(mesh, "agni"), "agni is ready again")
 
     with Sandbox(tmp_path, {"agni": ["agni", "dhyana"]}) as mesh, small_disk(mesh, "agni") as folder:
         asyncio.run(story(mesh, folder))

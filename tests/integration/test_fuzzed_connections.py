@@ -17,7 +17,7 @@ from websockets.asyncio.client import unix_connect
 from websockets.exceptions import ConnectionClosed
 
 from integration.test_hostile_peers import Impostor, token_for_agni, trust
-from trishula.cli.sandbox import Sandbox
+from trishula.cli.sandbox import PATIENCE_S, Sandbox, until
 from trishula.protocol import agent_frames, frames
 from trishula.protocol.signing import receipt_mac
 from unit.fuzz import valid
@@ -71,13 +71,16 @@ def mangled(chance: random.Random, request: bytes) -> bytes:
 
 
 async def knock(mesh: Sandbox, request: bytes, *, tls: bool = True) -> bytes:
-    """How the answer begins, if there is one."""
+    """How the answer begins, if there is one: a node on a busy machine may end a handshake before it is over."""
     host, port = mesh.places["agni"].listening.getsockname()
-    reader, writer = await asyncio.open_connection(host, port, ssl=trust(mesh.places["agni"]) if tls else None)
+    try:
+        reader, writer = await asyncio.open_connection(host, port, ssl=trust(mesh.places["agni"]) if tls else None)
+    except ConnectionError:
+        return b""
     try:
         writer.write(request)
-        return await asyncio.wait_for(reader.read(100), 20)
-    except ConnectionResetError:
+        return await asyncio.wait_for(reader.read(100), PATIENCE_S)
+    except ConnectionError:
         return b""
     finally:
         writer.transport.abort()
@@ -95,12 +98,16 @@ def test_who_talks_on_after_his_request_does_not_end_the_node(mesh: Sandbox) -> 
     assert is_well(mesh)
 
 
+async def is_let_in(mesh: Sandbox, request: bytes) -> bool:
+    return b"101 Switching" in await knock(mesh, request)
+
+
 def test_an_upgrade_request_that_was_changed_anywhere_is_answered_or_shown_out(mesh: Sandbox, seed: int) -> None:
     chance = random.Random(seed)
     good = REQUEST.format(token=token_for_agni(mesh)).encode()
 
     async def story() -> None:
-        assert b"101 Switching" in await knock(mesh, good)
+        await until(lambda: is_let_in(mesh, good), "the request as it should be is let in")
         for _ in range(10):
             for answer in await asyncio.gather(*(knock(mesh, mangled(chance, good)) for _ in range(20))):
                 assert not answer or answer.startswith(b"HTTP/1.1 ")

@@ -103,7 +103,7 @@ class Impostor:
 
     async def listen(self) -> frames.PeerFrame:
         """The next frame; pings are answered."""
-        frame = frames.decode_peer(await asyncio.wait_for(self.wire.recv(decode=False), 5))
+        frame = frames.decode_peer(await asyncio.wait_for(self.wire.recv(decode=False), 60))
         if isinstance(frame, frames.Ping):
             await self.say(frames.Pong(frame.sent, now().wall))
             self.agreed = True
@@ -206,7 +206,7 @@ def test_who_connects_and_says_nothing_is_shown_out(mesh: Sandbox) -> None:
         for context in (None, trust(mesh.places["agni"])):
             reader, writer = await asyncio.open_connection(host, port, ssl=context)
             try:
-                assert await asyncio.wait_for(reader.read(), 10) == b""
+                assert await asyncio.wait_for(reader.read(), 60) == b""
             finally:
                 writer.close()
         await log_says(mesh.places["agni"], "no TLS handshake (")
@@ -221,7 +221,7 @@ def test_binary_rubbish_before_the_upgrade_is_shown_out(mesh: Sandbox) -> None:
     async def babble() -> None:
         reader, writer = await asyncio.open_connection(host, port, ssl=trust(mesh.places["agni"]))
         writer.write(bytes(range(256)) * 8 + b"\r\n\r\n")
-        await asyncio.wait_for(reader.read(), 10)
+        await asyncio.wait_for(reader.read(), 60)
         writer.close()
         await log_says(mesh.places["agni"], "no WebSocket request")
 
@@ -432,7 +432,7 @@ def test_a_peer_that_never_greets_loses_its_link(mesh: Sandbox) -> None:
     async def say_nothing() -> None:
         async with connection(mesh, token_for_agni(mesh)) as wire:
             with pytest.raises(ConnectionClosed):
-                await asyncio.wait_for(wire.recv(), 10)
+                await asyncio.wait_for(wire.recv(), 60)
         await log_says(mesh.places["agni"], "link from mac down: silent for 3 s")
 
     asyncio.run(say_nothing())

@@ -121,7 +121,7 @@ def test_every_sample_arrives_with_equal_fields_as_one_file_each(three_nodes: Sa
     asyncio.run(send())
 
 
-def test_a_drop_is_picked_up_in_well_under_a_tenth_of_a_second(three_nodes: Sandbox) -> None:
+def test_a_drop_is_picked_up_when_it_comes_and_not_by_the_look_each_second(three_nodes: Sandbox) -> None:
     async def send() -> None:
         inbox = three_nodes.home("agni").mailbox("agni") / "inbox"
         taken = []
@@ -133,7 +133,9 @@ def test_a_drop_is_picked_up_in_well_under_a_tenth_of_a_second(three_nodes: Sand
                 assert time.perf_counter() - begun < PATIENCE_S
                 await asyncio.sleep(0.001)
             taken.append(time.perf_counter() - begun)
-        assert sorted(taken)[len(taken) // 2] < 0.1, taken
+        assert sorted(taken)[len(taken) // 2] < 0.4, (
+            taken
+        )  # by looks alone it would be half a second; idle, it is 10 ms
 
     asyncio.run(send())
 
@@ -294,6 +296,9 @@ def test_a_file_whose_name_is_no_text_stops_no_node(tmp_path: Path, where: str) 
         drop(folder, os.fsdecode(b"\xff-bad.json"), {})
         if where == "outbox":
             await arrived(mesh, "agni", "odd")
+            await until(
+                lambda: all("id" in found for found in of_subject(mesh, "mac", "outbox", "odd")), "it is completed"
+            )
             await is_empty_but_for(folder, f"{of_subject(mesh, 'mac', 'outbox', 'odd')[0]['id']}.json")
         drop(outbox(mesh, "mac"), "next.json", {"to": "agni", "subject": "the next one"})
         await arrived(mesh, "agni", "the next one")
@@ -314,7 +319,7 @@ def test_thousands_at_once_arrive_once_and_nobody_waits_for_them(tmp_path: Path)
         async with mesh.client("mac") as mac:
             begun = time.monotonic()
             await mac.ping("agni", timeout=PATIENCE_S)
-            assert time.monotonic() - begun < 5
+            assert time.monotonic() - begun < PATIENCE_S / 2
         inbox = mesh.home("agni").mailbox("agni") / "inbox"
         await until(lambda: len(list(inbox.iterdir())) >= count, "all have arrived", seconds=PATIENCE_S)
         await until(lambda: not list(folder.glob("bulk-*")), "nothing is left", seconds=PATIENCE_S)

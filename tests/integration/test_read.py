@@ -42,7 +42,7 @@ def test_what_is_done_is_read_by_its_senders_word_too_and_its_file_is_archived(t
     async def story() -> None:
         async with three_nodes.client("mac") as mac, three_nodes.client("agni") as agni:
             receipt = await mac.send("agni", subject="to be done")
-            await receipt.delivered(timeout=10)
+            await receipt.delivered(timeout=60)
             file = await arrives(three_nodes, "agni", receipt.id)
             payload = file.read_bytes()
             with pytest.raises(trishula.TimedOut, match=r"not yet read after .* by agni on agni"):
@@ -51,7 +51,7 @@ def test_what_is_done_is_read_by_its_senders_word_too_and_its_file_is_archived(t
             assert [(item["id"], item["from"], item["fresh"]) for item in done["messages"]] == [
                 (receipt.id, "mac", True)
             ]
-            (outcome,) = await receipt.read(timeout=10)
+            (outcome,) = await receipt.read(timeout=60)
             assert (outcome.state, outcome.route) == ("read", "direct")
             archived = file.parent.parent / "archive" / file.name
             await until(archived.exists, "the file is archived")
@@ -68,7 +68,7 @@ def test_done_of_what_never_came_is_an_error_by_name(three_nodes: Sandbox) -> No
     async def story() -> None:
         async with three_nodes.client("mac") as mac, three_nodes.client("agni") as agni:
             receipt = await mac.send("agni", subject="mine")
-            await receipt.delivered(timeout=10)
+            await receipt.delivered(timeout=60)
             for asked, sender in (("no-such-id", None), (receipt.id, "rushabdev")):
                 with pytest.raises(trishula.RequestError, match=f"no message {asked}") as unknown:
                     await agni.done(asked, sender)
@@ -88,14 +88,14 @@ def test_each_session_gets_each_message_until_one_says_done(three_nodes: Sandbox
         async with three_nodes.client("mac") as mac:
             first, second = [await mac.send("rushabdev", subject=subject) for subject in ("first", "second")]
             for receipt in (first, second):
-                await receipt.delivered(timeout=10)
+                await receipt.delivered(timeout=60)
             async with three_nodes.client("rushabdev") as one, three_nodes.client("rushabdev") as other:
                 for session in (one, other):
-                    assert (await session.receive(timeout=10)).id == first.id
-                    assert (await session.receive(timeout=10)).id == second.id
+                    assert (await session.receive(timeout=60)).id == first.id
+                    assert (await session.receive(timeout=60)).id == second.id
                 await one.done(first.id)
             async with three_nodes.client("rushabdev") as late:
-                assert (await late.receive(timeout=10)).id == second.id
+                assert (await late.receive(timeout=60)).id == second.id
 
     asyncio.run(story())
 
@@ -109,13 +109,13 @@ def test_a_file_that_has_left_the_inbox_is_read(three_nodes: Sandbox, how: str) 
         async with three_nodes.client("mac") as mac:
             receipt, other = [await mac.send("agni", subject=how) for _ in range(2)]
             for each in (other, receipt):
-                await each.delivered(timeout=10)
+                await each.delivered(timeout=60)
                 file = await arrives(three_nodes, "agni", each.id)
             if how == "removed":
                 file.unlink()
             else:
                 file.rename(file.parent.parent / "archive" / "mine.json")
-            await receipt.read(timeout=15)
+            await receipt.read(timeout=60)
             assert not file.exists()
             assert state(other) == "delivered"
             await arrives(three_nodes, "agni", other.id)
@@ -136,7 +136,7 @@ def test_a_file_that_was_moved_while_the_node_was_down_is_read(tmp_path: Path) -
                 mesh.kill("agni")
                 file.rename(file.parent.parent / "archive" / "mine.json")
                 mesh.start("agni")
-                await receipt.read(timeout=15)
+                await receipt.read(timeout=60)
                 assert state(other) == "delivered"
             assert box(mesh, "agni", "inbox") == {f"{other.id}.json"}
             assert box(mesh, "agni", "archive") == {"mine.json"}
@@ -256,7 +256,7 @@ def test_what_nobody_confirms_by_its_expiry_is_unconfirmed_for_program_person_an
             async with mesh.client("mac") as mac:
                 receipt = await mac.send("rushabdev", subject="in vain", ttl_s=1)
                 with pytest.raises(trishula.Unconfirmed, match="may have arrived all the same") as unconfirmed:
-                    await receipt.delivered(timeout=20)
+                    await receipt.delivered(timeout=60)
                 assert [outcome.dest for outcome in unconfirmed.value.outcomes] == ["rushabdev"]
                 assert not receipt.settled
             file = mesh.home("mac").mailbox("mac") / "bounced" / f"{receipt.id}~rushabdev.json"
@@ -319,7 +319,7 @@ def test_a_full_inbox_takes_more_once_something_in_it_is_done(tmp_path: Path) ->
             await mesh.linked()
             async with mesh.client("mac") as mac, mesh.client("agni") as agni:
                 first = await mac.send("agni", subject="first")
-                await first.delivered(timeout=10)
+                await first.delivered(timeout=60)
                 second = await mac.send("agni", subject="second")
 
                 async def waits() -> bool:
@@ -332,7 +332,7 @@ def test_a_full_inbox_takes_more_once_something_in_it_is_done(tmp_path: Path) ->
                 assert row["next_try_s"] >= 0
                 assert row["attempts"] >= 1
                 await agni.done(first.id)
-                await second.delivered(timeout=20)
+                await second.delivered(timeout=60)
 
     asyncio.run(story())
 
@@ -353,6 +353,6 @@ def test_wait_read_ends_when_the_recipient_is_done(three_nodes: Sandbox) -> None
         assert process.poll() is None
         done = run("done", *mine, "--socket", agni)
         assert (done.returncode, done.stdout) == (0, f"done {mine[0]} from mac\n")
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert json.loads(out)["outcomes"][0]["state"] == "read"

@@ -20,10 +20,13 @@ from trishula.cli.sandbox import STANDARD, Place, Sandbox, until
 from trishula.protocol.envelope import State
 
 NOW = "2026-01-01T00:00:00Z"
-COMPLAINTS = re.compile(r"\btoken\b|turned away|deferred(?!.* has no link to)|ignored|unknown key|signature")
+COMPLAINTS = re.compile(
+    r"\btoken\b|turned away(?!.*: no TLS handshake \(Connection)"
+    r"|deferred(?!.* has no link to)|ignored|unknown key|signature"
+)
 """What a node says when something that it was sent is not good.
 
-That a laptop can't relay to a node that restarts is no such thing.
+That a laptop can't relay to a node that restarts is no such thing, and neither is a peer that ends while it dials.
 """
 
 
@@ -97,7 +100,7 @@ def forget(place: Place, peer: str) -> None:
     assert peer not in re.findall(r"\[peers\.(\S+)\]", place.config.read_text())
 
 
-@pytest.mark.parametrize("who", ["mac", "all"])
+@pytest.mark.parametrize("who", [pytest.param("mac", marks=pytest.mark.long), "all"])
 def test_secrets_are_rotated_under_a_stream_with_nothing_lost_and_nothing_refused(
     tmp_path: Path, seed: int, secrets: ModuleType, rotation: ModuleType, who: str
 ) -> None:
@@ -142,7 +145,7 @@ def test_mail_that_a_relay_held_under_the_old_key_arrives_when_that_is_retired(
                 vault.hand_out("agni")
                 mesh.start("agni")
                 await vault.roll("mac", "rushabdev")
-                (outcome,) = await receipt.delivered(timeout=30)
+                (outcome,) = await receipt.delivered(timeout=60)
                 assert (outcome.state, outcome.route) == (State.DELIVERED, "relay:rushabdev")
 
     asyncio.run(story())
@@ -173,7 +176,7 @@ def test_a_revoked_node_gets_no_link_and_no_mail_and_the_others_go_on(
                 await until(lambda: receipt.outcomes[0].state is State.REFUSED, "agni is told")
                 assert receipt.outcomes[0].reason == "removed"
                 other = await agni.send({"id": "for-rushabdev", "from": "agni", "to": ["rushabdev"]})
-                await other.delivered(timeout=20)
+                await other.delivered(timeout=60)
                 assert "link to" not in watch.text.replace("can't link to", "")
 
     asyncio.run(story())
@@ -197,7 +200,7 @@ def test_what_a_node_held_that_left_the_mesh_is_offered_again(
                 mesh.start("agni")
                 mesh.stop("mac")
                 mesh.start("mac")
-                (outcome,) = await receipt.delivered(timeout=30)
+                (outcome,) = await receipt.delivered(timeout=60)
                 assert outcome.route == "direct"
             assert vault.state["generations"]["rushabdev"] == [2]
             assert vault.state["gone"] == ["rushabdev"]

@@ -24,7 +24,7 @@ def test_a_node_says_ready_only_when_every_agent_can_reach_it(tmp_path: Path) ->
         place = sandbox.places["mac"]
         place.listening.close()  # the node is to listen by itself
         notified.bind(str(tmp_path / "notify"))
-        notified.settimeout(10)
+        notified.settimeout(60)
         node = run(sandbox, "mac", NOTIFY_SOCKET=str(tmp_path / "notify"))
         try:
             assert notified.recv(1000).decode().startswith("READY=1\n")
@@ -33,7 +33,7 @@ def test_a_node_says_ready_only_when_every_agent_can_reach_it(tmp_path: Path) ->
                     client.connect(str(place.socket(agent)))
         finally:
             node.terminate()
-            said = node.communicate(timeout=10)[1]
+            said = node.communicate(timeout=60)[1]
         assert node.returncode == 0, said
 
 
@@ -43,7 +43,7 @@ def test_a_group_that_is_not_there_ends_the_start_by_its_name(tmp_path: Path) ->
         place.listening.close()
         place.config.write_text(place.config.read_text() + '\n[agents.dhyana]\nsocket_group = "no-such-group"\n')
         node = run(sandbox, "mac")
-        said = node.communicate(timeout=10)[1]
+        said = node.communicate(timeout=60)[1]
         assert node.returncode == 1
         assert "there is no group 'no-such-group'" in said
         assert "Traceback" not in said
@@ -59,12 +59,12 @@ def test_a_second_node_on_the_same_store_ends_with_the_reason(tmp_path: Path) ->
             assert first.stderr is not None
             assert "listens on" in first.stderr.readline()
             second = run(sandbox, "mac")
-            said = second.communicate(timeout=10)[1]
+            said = second.communicate(timeout=60)[1]
             assert second.returncode == 1
             assert "another node is running on" in said
         finally:
             first.terminate()
-            first.communicate(timeout=10)
+            first.communicate(timeout=60)
 
 
 def test_the_check_finds_what_could_not_start(tmp_path: Path) -> None:

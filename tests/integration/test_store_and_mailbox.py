@@ -206,7 +206,7 @@ def test_a_damaged_store_ends_the_node_instead_of_serving_on(tmp_path: Path) -> 
         await disk.store.write(lambda db: db.execute("DROP TABLE ledger"))
         disk.store.submit(1, (accept("one"),))
         with pytest.raises(sqlite3.OperationalError, match="no such table"):
-            await asyncio.wait_for(asyncio.shield(disk.store.broken), 5)
+            await asyncio.wait_for(asyncio.shield(disk.store.broken), 60)
 
     on_disk(tmp_path, damage, projecting=False)
 

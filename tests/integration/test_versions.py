@@ -74,11 +74,11 @@ def test_a_neighbour_relays_when_it_is_of_a_release_that_can(tmp_path: Path, mon
                 async with mesh.client("mac") as mac:
                     receipt = await mac.send("rushabdev", body="round about")
                     neighbour = await mac.send("agni", body="straight")
-                    await neighbour.delivered(timeout=10)
+                    await neighbour.delivered(timeout=60)
                     assert (await mesh.status("mac"))["peers"]["rushabdev"]["route"] is None
                     mesh.stop("agni")
                     mesh.start("agni")
-                    (outcome,) = await receipt.delivered(timeout=20)
+                    (outcome,) = await receipt.delivered(timeout=60)
                     assert outcome.route == "relay:agni"
 
     asyncio.run(story())

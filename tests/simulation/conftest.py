@@ -1,6 +1,7 @@
 """The simulation: whole meshes in memory, in virtual time, from seeds.
 
-    pytest tests/simulation                          the schedules that every test run lives through
+    pytest tests/simulation                          the schedules that `make test-all` lives through
+    pytest tests/simulation -m "not long"            those of `make test`
     pytest tests/simulation --schedules 5000         more of them
     pytest tests/simulation --seed 105               one again, as a failure says it
     pytest tests/simulation --seed 105 --keep 3,7    with these of its steps only: what a failure was shrunk to
@@ -26,14 +27,12 @@ from __future__ import annotations
 
 import pytest
 
-SCHEDULES = 2000
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("simulation")
     group.addoption("--nodes", type=int, help="in a mesh of so many nodes only")
     group.addoption("--keep", type=_numbers, help="with these steps of its plan only, or none")
-    group.addoption("--schedules", type=int, default=SCHEDULES, help="how many schedules to live through")
+    group.addoption("--schedules", type=int, help="how many schedules to live through")
 
 
 def _numbers(text: str) -> list[int]:

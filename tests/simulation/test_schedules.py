@@ -12,22 +12,24 @@ import pytest
 from simulation.schedule import failure, live, plan, shrink
 from simulation.search import explain, search
 
-SCHEDULES = 2000
+FEW, MANY = 400, 2000
+"""Schedules of `make test`, and of `make test-all`."""
 TESTS = Path(__file__).parent.parent
 
 
-def test_whatever_happens_the_promise_is_kept(request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    "schedules", [pytest.param((0, FEW), id="few"), pytest.param((FEW, MANY), id="many", marks=pytest.mark.long)]
+)
+def test_whatever_happens_the_promise_is_kept(request: pytest.FixtureRequest, schedules: tuple[int, int]) -> None:
     option = request.config.getoption
     nodes, seed = option("nodes", None), option("seed", None)
     if seed is not None:
         live(seed, nodes, keep=option("keep", None))
         return
-    wrong = [
-        (seed, what)
-        for found in search(range(1, option("schedules", SCHEDULES) + 1), nodes)
-        for seed, what in found
-        if what
-    ]  # fmt: skip
+    before, last = schedules
+    if before:
+        last = option("schedules", None) or last
+    wrong = [(seed, what) for found in search(range(before + 1, last + 1), nodes) for seed, what in found if what]
     told = "\n".join(f"seed {seed}: {what[:500]}" for seed, what in wrong)
     assert not wrong, f"{len(wrong)} schedules failed\n{told}\nthe first of them again:\n{explain(wrong[0][0], nodes)}"
 

@@ -33,8 +33,9 @@ FILES = ["accept.json", "dial.json", "keys.json"]
 def rendered(inventory: Path, pytestconfig: pytest.Config) -> dict[str, Any]:
     """What the roles' templates give for each host."""
     render = pytestconfig.rootpath / "tests/contract/render.py"
-    done = subprocess.run([sys.executable, render, inventory], capture_output=True, text=True, check=True)
-    return {host: parts["templates"] for host, parts in json.loads(done.stdout).items()}
+    request = json.dumps({"inventory": str(inventory)})
+    done = subprocess.run([sys.executable, render], input=request, capture_output=True, text=True, check=True)
+    return {host: parts["templates"] for host, parts in json.loads(done.stdout)["answer"].items()}
 
 
 @pytest.mark.parametrize("unit", ["trishula-node.service", "trishula-node.socket"])

@@ -12,7 +12,7 @@ import pytest
 
 import trishula
 from trishula.cli import main as cli
-from trishula.cli.agent import _message
+from trishula.cli.agent import _message, _wanted
 from trishula.cli.usage import UsageError
 
 
@@ -68,6 +68,12 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         ["send", "agni", "x", "--timeout", "0"],
         ["send", "agni", "x", "--timeout", "soon"],
         ["send", "agni", "x", "--timeout", "nan"],
+        ["send", "agni", "x", "--ttl", "0"],
+        ["send", "agni", "x", "--ttl", "2y"],
+        ["send", "agni", "x", "--ttl", "-1h"],
+        ["send", "agni", "-n"],
+        ["send", "agni", "x", "--subject", "-n"],
+        ["status", "-n"],
         ["inbox", "--limit", "0"],
         ["show"],
         ["ping"],
@@ -86,6 +92,62 @@ def test_what_the_parser_does_not_understand_is_wrong_usage(
     said = capsys.readouterr()
     assert "usage: trishula" in said.err
     assert not said.out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (["send", "agni", "-n"], "comes after --: trishula send agni -- -n"),
+        (["send", "agni", "--fix", "it"], "comes after --: trishula send agni -- "),
+        (["send", "agni", "x", "--subject", "-n"], "--subject=-n"),
+    ],
+)
+def test_a_text_that_looks_like_an_option_is_answered_by_how_it_is_written(
+    wrong: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(wrong)
+    assert words in capsys.readouterr().err
+
+
+def test_written_so_it_is_taken() -> None:
+    assert parse("send", "agni", "--", "-n").body == "-n"
+    assert parse("send", "agni", "x", "--subject=-n").subject == "-n"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("30min", 1800), ("5m", 300), ("2h", 7200), ("7d", 604800)]
+)
+def test_a_time_to_live_has_a_unit(text: str, seconds: int) -> None:
+    assert parse("send", "agni", "x", "--ttl", text).ttl == seconds
+    assert parse("send", "--file", "x", "--ttl", text).ttl == seconds
+
+
+@pytest.mark.parametrize(("slip", "meant"), [("urgnt", "urgent"), ("URGENT", "urgent"), ("hihg", "high")])
+def test_a_priority_that_is_nearly_a_usual_one_is_a_slip(slip: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=rf"--priority {slip}: is {meant} meant\? Usual are urgent, high, normal, low"):
+        _message(parse("send", "agni", "x", "--priority", slip))
+
+
+@pytest.mark.parametrize("priority", ["urgent", "high", "normal", "low", "P1", "critical", "whenever you like"])
+def test_any_other_priority_is_text(priority: str) -> None:
+    assert _message(parse("send", "agni", "x", "--priority", priority))[1] == {"body": "x", "priority": priority}
+
+
+def named(monkeypatch: pytest.MonkeyPatch, stdin: str, *arguments: str) -> list[tuple[str, str | None]]:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+    given = parse("done", *arguments)
+    return _wanted(given.ids, given.sender)
+
+
+def test_done_reads_ids_and_what_watch_printed_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert named(monkeypatch, "a1\n\n b2\n", "-", "c3") == [("a1", None), ("b2", None), ("c3", None)]
+    printed = json.dumps({"message": {"id": "a1", "from": "mac", "body": "x" * 200_000}, "meta": {}})
+    assert named(monkeypatch, f'{printed}\n{{"id": "b2"}}\n', "-") == [("a1", "mac"), ("b2", None)]
+    assert named(monkeypatch, printed, "-", "--from", "agni") == [("a1", "agni")]
+    for rubbish in ("{", "{}", '{"message": 1}', "  \n"):
+        with pytest.raises(UsageError, match="standard input"):
+            named(monkeypatch, rubbish, "-")
 
 
 @pytest.mark.parametrize("wrong", [["send", "agni", "x", "--timeout", "soon"], ["inbox", "--limit", "few"]])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import trishula
+from trishula.cli.status import print_status
 from trishula.cli.trace import told
 from trishula.cli.watch import block
 
@@ -80,3 +81,26 @@ def test_a_trace_says_what_a_message_waits_for(known: dict[str, Any], said: list
     assert lines[0] == "m1, as mac knows it"
     assert lines[1] == "from mac to agni on agni: stored"
     assert lines[3:-1] == said
+
+
+def test_the_page_of_a_status_has_empty_lines_and_no_signs_for_them(capsys: pytest.CaptureFixture[str]) -> None:
+    link = {"linked": False, "since": None, "rtt_ms": None, "offset_ms": None, "storing": None, "route": "rsync"}
+    mail = {"backlog": 1, "custody": {}, "held": {"count": 0, "bytes": 0}, "agents": {}}
+    agent = {"attached": False, "unread": 0, "oldest": None, "outbox": {"waiting": 2, "problem": "the store is full"}}
+    found = {
+        "node": "mac",
+        "ready": True,
+        "version": "2",
+        "uptime_s": 1,
+        "store": {"used": 1, "limit": 2, "held": {"bytes": 0, "limit": 1}},
+        "backlog": 0,
+        "clock": {"trusted": True},
+        "certificate": {"days_left": 1, "ends_soon": True, "refused": "it is out of date"},
+        "peers": {"agni": {**link, **mail, "rsync": {"problem": "rsync ended with 12: Permission denied"}}},
+        "agents": {"mac": agent},
+    }
+    print_status(found, now=0)
+    page = capsys.readouterr().out
+    assert "\n\n2 in the outbox of mac wait: the store is full\n" in page
+    assert "\n\nrsync with agni failed last: rsync ended with 12: Permission denied\n" in page
+    assert "\\n" not in page

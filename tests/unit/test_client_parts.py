@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import uuid
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -58,6 +61,107 @@ def test_a_client_is_entered_once() -> None:
             await client.__aenter__()
         with pytest.raises(RuntimeError, match="once"):
             await client.__aenter__()
+
+    asyncio.run(story())
+
+
+QUESTIONS: list[Callable[[trishula.Client], Coroutine[None, None, object]]] = [
+    lambda client: client.send("agni"),
+    lambda client: client.send({"to": "agni"}),
+    lambda client: client.send_with_fallback("agni", {}),
+    lambda client: client.ping("agni"),
+    lambda client: client.receive(),
+    lambda client: client.done("a1"),
+    lambda client: client.inbox(),
+    lambda client: client.show("a1"),
+    lambda client: client.trace("a1"),
+    lambda client: client.find("a1"),
+    lambda client: client.status(),
+]
+
+
+def test_a_client_that_is_not_entered_says_so_whatever_it_is_asked() -> None:
+    async def story() -> None:
+        client = trishula.Client("/no/socket")
+        for ask in QUESTIONS:
+            with pytest.raises(trishula.NotOpen, match=r"not entered: use it within `async with trishula\.Client"):
+                await ask(client)
+        for look in (lambda: client.agent, lambda: client.node, lambda: aiter(client)):
+            with pytest.raises(RuntimeError, match="not entered"):
+                look()
+        assert not client.connected
+
+    asyncio.run(story())
+
+
+def test_so_does_a_hybrid_before_its_block_and_after_it(tmp_path: Path) -> None:
+    async def story() -> None:
+        hybrid = trishula.Hybrid(tmp_path, "/no/socket", agent="mac")
+
+        async def asked(words: str) -> None:
+            for ask in (
+                hybrid.get_messages,
+                partial(hybrid.done, trishula.Message(id="a1", **{"from": "mac"})),
+                partial(hybrid.send_with_fallback, "agni", {}),
+            ):
+                with pytest.raises(trishula.NotOpen, match=words):
+                    await ask()
+            with pytest.raises(trishula.NotOpen, match=words):
+                hybrid.get_pending()
+            assert (hybrid.agent, hybrid.connected) == ("mac", False)
+
+        await asked("not entered")
+        async with hybrid:
+            assert await hybrid.get_messages() == []
+            with pytest.raises(RuntimeError, match="once"):
+                await hybrid.__aenter__()
+        await asked("closed")
+
+    asyncio.run(story())
+
+
+# ---------------------------------------------------------------- which agent's socket
+
+
+@pytest.fixture
+def sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The names of the sockets in a folder that this login may open."""
+    mine = {"node", "mac", "dhyana"}
+    for name in mine:
+        (tmp_path / f"{name}.sock").touch()
+    monkeypatch.setattr("trishula.client.endpoint.DEFAULT_SOCKET", str(tmp_path / "node.sock"))
+    monkeypatch.delenv("TRISHULA_SOCKET", raising=False)
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path).stem in mine)
+    return mine
+
+
+@pytest.mark.parametrize(
+    ("mine", "tried"),
+    [
+        ({"node", "mac", "dhyana"}, "no node answers at .*/node.sock "),
+        ({"node"}, "no node answers at .*/node.sock "),
+        ({"dhyana"}, "no node answers at .*/dhyana.sock "),
+        ({"mac", "dhyana"}, "may not open .*/node.sock, and may speak for dhyana, mac: .*--agent dhyana, or TRISHULA_"),
+        (set(), "no node answers at .*/node.sock "),
+    ],
+)
+def test_who_may_not_open_the_default_socket_takes_the_only_one_that_it_may(
+    sockets: set[str], mine: set[str], tried: str
+) -> None:
+    sockets.intersection_update(mine)
+
+    async def story() -> None:
+        with pytest.raises(trishula.NodeUnreachable, match=tried):
+            await trishula.Client(patience=0).__aenter__()
+
+    asyncio.run(story())
+
+
+def test_where_waiting_does_not_help_nobody_waits(tmp_path: Path) -> None:
+    async def story() -> None:
+        with pytest.raises(trishula.NodeUnreachable) as unreachable:
+            await asyncio.wait_for(trishula.Client(tmp_path / "none" / "mac.sock", patience=3600).__aenter__(), 60)
+        assert unreachable.value.lasting
 
     asyncio.run(story())
 

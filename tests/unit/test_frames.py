@@ -52,6 +52,7 @@ REQUESTS: list[frames.Frame] = [
     agent_frames.Show(ref=1, id="m1"),
     agent_frames.Done(ref=1, id="m1", sender="mac"),
     agent_frames.Trace(ref=1, id="m1"),
+    agent_frames.Find(ref=1, beginning="m1", everywhere=True),
     agent_frames.Status(ref=1),
     agent_frames.Done(ref=1, id="m1", sender="mac"),
     agent_frames.Trace(ref=1, id="m1"),

@@ -83,7 +83,7 @@ def test_an_outcome_is_told_whenever_it_comes_to_who_asks_for_it(when: str) -> N
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
-    asyncio.run(asyncio.wait_for(story(), 5))
+    asyncio.run(asyncio.wait_for(story(), 60))
 
 
 def test_what_another_session_is_done_with_is_not_handed_out_any_more() -> None:
@@ -111,7 +111,7 @@ def test_what_another_session_is_done_with_is_not_handed_out_any_more() -> None:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
-    asyncio.run(asyncio.wait_for(story(), 5))
+    asyncio.run(asyncio.wait_for(story(), 60))
 
 
 def test_an_agent_that_sends_and_does_not_listen_is_not_read_from_for_ever() -> None:
@@ -132,4 +132,4 @@ def test_an_agent_that_sends_and_does_not_listen_is_not_read_from_for_ever() -> 
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
-    asyncio.run(asyncio.wait_for(story(), 5))
+    asyncio.run(asyncio.wait_for(story(), 60))

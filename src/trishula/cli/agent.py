@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
+import difflib
+import errno
 import json
 import sys
+import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 import trishula
+from trishula.cli.ids import whole_id, with_whole_id
 from trishula.cli.main import DONE
 from trishula.cli.output import clock, milliseconds, print_json, print_table, visible
 from trishula.cli.reach import with_node
+from trishula.cli.streams import after
 from trishula.cli.usage import UsageError
 from trishula.client.client import MOST_LISTED
 from trishula.protocol.agent_frames import Outcome
@@ -25,32 +30,33 @@ from trishula.protocol.records import UNSIGNED
 def send(arguments: argparse.Namespace) -> int:
     """`trishula send`."""
     recipients, message = _message(arguments)
+    deadline = time.monotonic() + arguments.timeout
 
     async def work(mesh: trishula.Client) -> int:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + arguments.timeout
+        options = {"ttl_s": arguments.ttl, "timeout": _left(deadline)}
         if isinstance(message, bytes):
-            receipt = await mesh.send(message)
+            receipt = await mesh.send(message, **options)
         else:
-            receipt = await mesh.send(recipients, **message)
+            if arguments.reply_to is not None:
+                message["reply_to"] = await whole_id(mesh, arguments.reply_to)
+            receipt = await mesh.send(recipients, **options, **message)
         problem: trishula.TrishulaError | None = None
         wait = {"delivered": receipt.delivered, "read": receipt.read}.get(arguments.wait)
         if wait is not None:
             try:
-                await wait(timeout=max(0, deadline - loop.time()))
+                await wait(timeout=_left(deadline))
             except (trishula.Refused, trishula.Unconfirmed, trishula.TimedOut) as error:
                 problem = error
-        if arguments.json:
-            print_json({"id": receipt.id, "digest": receipt.digest, "outcomes": _plain(receipt.outcomes)})
-        else:
-            print(f"stored {receipt.id}")
-            if wait is not None:
-                _print_outcomes(receipt.outcomes)
-        if problem is not None:
-            raise problem
+        with after(f"{receipt.id} is stored", problem):
+            if arguments.json:
+                print_json({"id": receipt.id, "digest": receipt.digest, "outcomes": _plain(receipt.outcomes)})
+            else:
+                print(f"stored {receipt.id}")
+                if wait is not None:
+                    _print_outcomes(receipt.outcomes)
         return DONE
 
-    return with_node(arguments, work, timeout=arguments.timeout)
+    return with_node(arguments, work, deadline=deadline)
 
 
 def inbox(arguments: argparse.Namespace) -> int:
@@ -87,7 +93,7 @@ def show(arguments: argparse.Namespace) -> int:
     """`trishula show`."""
 
     async def work(mesh: trishula.Client) -> int:
-        found = await mesh.show(arguments.id)
+        found = await with_whole_id(mesh, arguments.id, mesh.show)
         outcomes = msgspec.convert(found.get("outcomes", []), list[Outcome])
         if arguments.json:
             print_json(found | ({"outcomes": _plain(outcomes)} if outcomes else {}))
@@ -106,58 +112,93 @@ def show(arguments: argparse.Namespace) -> int:
 
 def done(arguments: argparse.Namespace) -> int:
     """`trishula done`."""
+    wanted = _wanted(arguments.ids, arguments.sender)
 
     async def work(mesh: trishula.Client) -> int:
         read: list[dict[str, Any]] = []
         failed: list[tuple[str, trishula.RequestError]] = []
-        for message_id in arguments.ids:
+        for message_id, sender in wanted:
             try:
-                read += (await mesh.done(message_id, arguments.sender))["messages"]
+                read += (
+                    await with_whole_id(
+                        mesh, message_id, partial(mesh.done, sender=sender), boxes=("inbox",), sender=sender
+                    )
+                )["messages"]
             except trishula.RequestError as error:
                 failed.append((message_id, error))
-        if arguments.json:
-            print_json({"messages": read, "failed": [{"id": name, "error": str(error)} for name, error in failed]})
-        else:
-            for item in read:
-                before = "" if item["fresh"] else f", since {clock(item['read_at'])}"
-                print(f"done {item['id']} from {item['from']}{before}")
-        for name, reason in failed[:-1]:
-            print(visible(f"trishula: {name}: {reason}"), file=sys.stderr)
-        if failed:
-            raise failed[-1][1]
+        with after(f"{', '.join(item['id'] for item in read) or 'nothing'} is done", failed[-1][1] if failed else None):
+            if arguments.json:
+                print_json({"messages": read, "failed": [{"id": name, "error": str(error)} for name, error in failed]})
+            else:
+                for item in read:
+                    before = "" if item["fresh"] else f", since {clock(item['read_at'])}"
+                    print(f"done {item['id']} from {item['from']}{before}")
+            for name, reason in failed[:-1]:
+                print(visible(f"trishula: {name}: {reason}", lines=True), file=sys.stderr)
         return DONE
 
     return with_node(arguments, work)
 
 
+def _wanted(given: Iterable[str], sender: str | None) -> list[tuple[str, str | None]]:
+    """Ids and senders. `-` is standard input: an id in each line, or a message as `watch --json` prints it."""
+    wanted: list[tuple[str, str | None]] = []
+    for text in given:
+        if text != "-":
+            wanted.append((text, sender))
+            continue
+        lines = [line for line in _text(_read("-")).split("\n") if line.strip()]
+        if not lines:
+            raise UsageError(
+                "standard input is empty: it is to have an id, or a message of `watch --json`, in each line"
+            )
+        wanted += [_named(line, sender) for line in lines]
+    return wanted
+
+
+def _named(line: str, sender: str | None) -> tuple[str, str | None]:
+    if not line.lstrip().startswith("{"):
+        return line.strip(), sender
+    try:
+        printed = json.loads(line)
+        message = printed.get("message", printed)
+        return str(message["id"]), sender or message.get("from") or None
+    except (ValueError, RecursionError, LookupError, AttributeError, TypeError):
+        raise UsageError("a line of standard input is no message as `watch --json` prints it") from None
+
+
 def ping(arguments: argparse.Namespace) -> int:
     """`trishula ping`."""
+    deadline = time.monotonic() + arguments.timeout
 
     async def work(mesh: trishula.Client) -> int:
         route, latency_ms = "", None
         problem: trishula.TrishulaError | None = None
         try:
-            outcome = await mesh.ping(arguments.node, route=arguments.route, timeout=arguments.timeout)
+            outcome = await mesh.ping(arguments.node, route=arguments.route, timeout=_left(deadline))
             route, latency_ms = outcome.route, outcome.latency_ms
         except (trishula.Refused, trishula.Unconfirmed, trishula.TimedOut) as error:
             problem = error
-        if arguments.json:
-            print_json(
-                {
-                    "from": mesh.node,
-                    "to": arguments.node,
-                    "route": route or None,
-                    "delivered": problem is None,
-                    "latency_ms": latency_ms,
-                }
-            )
-        elif problem is None:
-            print(f"{mesh.node} to {arguments.node} and back: {milliseconds(latency_ms)}, route {route}")
-        if problem is not None:
-            raise problem
+        with after(f"{arguments.node} was asked", problem):
+            if arguments.json:
+                print_json(
+                    {
+                        "from": mesh.node,
+                        "to": arguments.node,
+                        "route": route or None,
+                        "delivered": problem is None,
+                        "latency_ms": latency_ms,
+                    }
+                )
+            elif problem is None:
+                print(f"{mesh.node} to {arguments.node} and back: {milliseconds(latency_ms)}, route {route}")
         return DONE
 
-    return with_node(arguments, work, timeout=arguments.timeout)
+    return with_node(arguments, work, deadline=deadline)
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
 
 
 def _plain(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
@@ -207,19 +248,40 @@ def _message(arguments: argparse.Namespace) -> tuple[str | list[str], bytes | di
         raise UsageError("say who gets the message: trishula send TO BODY, or --file MESSAGE.json")
     if arguments.body is None and arguments.subject is None:
         raise UsageError("there is nothing to send: give BODY (- reads standard input), --subject or --file")
+    _check_priority(arguments.priority)
     body = arguments.body
     if body == "-":
         body = _text(_read("-"))
+        if not body:
+            raise UsageError(
+                "standard input is empty, so there is nothing to send",
+                fix="look at the command before the pipe; for an empty body write '' in the place of -",
+            )
     return to, given | ({} if body is None else {"body": body})
 
 
+def _check_priority(given: str | None) -> None:
+    """Any text is one, but a slip must not make an urgent message an ordinary one. Raises `UsageError`."""
+    if given is None or given in _PRIORITIES:
+        return
+    for meant in difflib.get_close_matches(given.strip().lower(), _PRIORITIES, n=1, cutoff=0.7):
+        raise UsageError(
+            f"--priority {given}: is {meant} meant? Usual are {', '.join(_PRIORITIES)}; only urgent goes first",
+            fix="correct it, or send a whole message with --file, whose priority may be any text",
+        )
+
+
+_PRIORITIES = ("urgent", "high", "normal", "low")
+
+
 def _read(path: str) -> bytes:
-    if path == "-":
-        return sys.stdin.buffer.read()
     try:
-        return Path(path).read_bytes()
+        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
-        raise UsageError(f"can't read {path}: {error.strerror}") from None
+        what = "standard input" if path == "-" else path
+        raise UsageError(
+            f"can't read {what}: {'it is closed' if error.errno == errno.EBADF else error.strerror}"
+        ) from None
 
 
 def _text(data: bytes) -> str:

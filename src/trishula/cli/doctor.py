@@ -132,7 +132,7 @@ def _rsync(courier: Courier) -> list[Finding]:
 
 def _node(config: Config, socket: str | None) -> list[Finding]:
     async def ask() -> dict[str, object]:
-        async with trishula.Client(socket or config.runtime_dir / "node.sock") as mesh:
+        async with trishula.Client(socket or config.runtime_dir / "node.sock", patience=0) as mesh:
             return await mesh.status()
 
     try:

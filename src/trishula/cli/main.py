@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from trishula import __version__
+from trishula.cli import streams
 from trishula.places import HERE
 from trishula.protocol.errors import TrishulaError
 
-DONE, FAILED, USAGE, UNREACHABLE, TIMED_OUT = range(5)
+DONE, FAILED, USAGE, UNREACHABLE, TIMED_OUT, UNPRINTED = range(6)
 _INTERRUPTED = 128 + 2
 _BROKEN_PIPE = 128 + 13
 
@@ -22,32 +24,72 @@ _CODES = {"unreachable": UNREACHABLE, "timed_out": TIMED_OUT, "usage": USAGE}
 
 CONFIG = HERE.config
 
-_EXIT_CODES = "exit codes: 0 done, 1 failed with a reason, 2 wrong usage, 3 node not reachable, 4 timed out"
+_SEND = ("agent", "send")
+
+_EXIT_CODES = (
+    "exit codes: 0 done, 1 failed with a reason, 2 wrong usage, 3 node not reachable, 4 timed out,\n"
+    "            5 done, but the result can't be printed"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that can't show a character gets its number instead of a traceback.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    arguments = _parser().parse_args(argv)
-    module, function = arguments.run
+    """Run one command line and return its exit code; by default that of this process, with its standard streams."""
+    if argv is None:
+        streams.take_over()
+    code = DONE
     try:
-        code: int = getattr(importlib.import_module(f"trishula.cli.{module}"), function)(arguments)
+        code = _run(argv)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:
-        # Nobody reads on. Python flushes once more at exit, which must not fail either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
+    except streams.Unprinted as lost:
+        if lost.reader_left:
+            return _BROKEN_PIPE
+        _complain(lost)
+        return code or UNPRINTED
     except TrishulaError as error:
-        from trishula.cli.output import visible  # noqa: PLC0415 - only where it is needed
-
-        print(f"trishula: {visible(str(error), lines=True)}", file=sys.stderr)
+        _complain(error)
         return _CODES.get(error.code, FAILED)
+    finally:
+        streams.settle()
     return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        arguments = _parse(argv)
+    except SystemExit:
+        sys.stdout.flush()  # of --help and --version
+        raise
+    module, function = arguments.run
+    code: int = getattr(importlib.import_module(f"trishula.cli.{module}"), function)(arguments)
+    return code
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        text, hint = " ".join(unknown), ""
+        if arguments.run == _SEND:
+            to = arguments.to or "TO"
+            hint = f" (a BODY that begins with - comes after --: trishula send {to} -- {shlex.quote(text)})"
+        parser.error(f"unrecognized arguments: {text}{hint}")
+    return arguments
+
+
+def _complain(error: TrishulaError) -> None:
+    from trishula.cli.output import visible  # noqa: PLC0415 - only where it is needed
+
+    print(f"trishula: {visible(str(error), lines=True)}", file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says how a value is written that looks like an option."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = "; one that begins with - is written with =, as in --subject=-n"
+        super().error(message + (hint if message.endswith("expected one argument") else ""))
 
 
 class _Commands:
@@ -69,7 +111,7 @@ class _Commands:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="trishula",
         description="A durable, signed, real-time message mesh for the agents of a few machines.",
         epilog=f"example:\n  trishula send agni 'The build is green.' --wait delivered\n\n{_EXIT_CODES}",
@@ -86,22 +128,38 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_ID = "its id, or as much of the beginning as is in no other"
+
+
 def _add_send(commands: _Commands) -> None:
     send = commands.add(
         "send",
         "send a message to an agent, several (a,b), a @group or all",
         "trishula send agni 'Please build the release.' --subject Build --wait delivered --timeout 5\n"
         "  git log -1 | trishula send agni,rushabdev - --subject 'Last commit'\n"
+        "  trishula send agni --ttl 2h --priority urgent -- '- a text that begins with -'\n"
         "  trishula send --file message.json",
-        ("agent", "send"),
+        _SEND,
     )
     send.add_argument("to", nargs="?", metavar="TO", help="who gets it; may be left out with --file")
-    send.add_argument("body", nargs="?", metavar="BODY", help="the text; - reads it from standard input")
+    send.add_argument(
+        "body", nargs="?", metavar="BODY", help="the text; - reads it from standard input, -- comes before one with a -"
+    )
     send.add_argument("--file", metavar="MESSAGE.json", help="a whole message as a JSON object; - is standard input")
     send.add_argument("--subject", metavar="TEXT")
     send.add_argument("--type", metavar="TEXT", help="task, response, note, ... (default: message)")
-    send.add_argument("--priority", metavar="TEXT", help="urgent goes first; the rest is text (default: normal)")
-    send.add_argument("--reply-to", metavar="ID", help="the id of the message that this one answers")
+    send.add_argument(
+        "--priority",
+        metavar="TEXT",
+        help="urgent goes first; high, normal, low or any other is text for the reader (default: normal)",
+    )
+    send.add_argument(
+        "--ttl",
+        type=_span,
+        metavar="TIME",
+        help="30min, 2h, 7d: if it is not delivered by then, it never is (default: what the node says, 7d)",
+    )
+    send.add_argument("--reply-to", metavar="ID", help="the message that this one answers")
     send.add_argument(
         "--wait",
         choices=("stored", "delivered", "read"),
@@ -123,26 +181,34 @@ def _add_questions(commands: _Commands) -> None:
         "trishula show 20260210T033201Z_mac_rushabdev_tui_access",
         ("agent", "show"),
     )
-    show.add_argument("id", metavar="ID")
+    show.add_argument("id", metavar="ID", help=_ID)
     _add_common(show)
 
     done = commands.add(
         "done",
         "say that messages are handled: no session gets them again, their senders are told, their files go to archive/",
-        "trishula done 20260210T033201Z_mac_rushabdev_tui_access",
+        "trishula done 20260210T033201Z_mac_rushabdev_tui_access\n"
+        "  trishula inbox --json | jq -r '.messages[].id' | trishula done -",
         ("agent", "done"),
     )
-    done.add_argument("ids", nargs="+", metavar="ID")
+    done.add_argument(
+        "ids", nargs="+", metavar="ID", help=f"{_ID}; - reads ids, or lines of watch --json, from standard input"
+    )
     done.add_argument("--from", dest="sender", metavar="AGENT", help="the one from AGENT, if several have the id")
     _add_common(done)
 
     watch = commands.add(
         "watch",
         "print the unread messages, then each one as it arrives, until Ctrl-C",
-        'trishula watch\n  trishula watch --json --done | while read -r line; do ./handle "$line"; done',
+        "trishula watch\n"
+        "  trishula watch --json | while IFS= read -r message; do\n"
+        """    printf '%s\\n' "$message" | ./handle && printf '%s\\n' "$message" | trishula done -\n"""
+        "  done  # ./handle reads the message; where it fails, the message stays unread, for the next watch",
         ("watch", "watch"),
     )
-    watch.add_argument("--done", action="store_true", help="once it is printed, a message is done")
+    watch.add_argument(
+        "--done", action="store_true", help="once it is printed, a message is done, whatever becomes of it then"
+    )
     _add_common(watch)
 
     status = commands.add(
@@ -159,7 +225,7 @@ def _add_questions(commands: _Commands) -> None:
         "trishula trace 20260210T033201Z_mac_rushabdev_tui_access",
         ("trace", "trace"),
     )
-    trace.add_argument("id", metavar="ID")
+    trace.add_argument("id", metavar="ID", help=_ID)
     _add_common(trace)
 
     ping = commands.add(
@@ -247,7 +313,9 @@ def _add_demo(commands: _Commands) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--socket", metavar="PATH", help=f"the node's socket (default: $TRISHULA_SOCKET, else {HERE.socket})"
+        "--socket",
+        metavar="PATH",
+        help=f"the node's socket (default: $TRISHULA_SOCKET, else {HERE.socket}, else the only one that you may open)",
     )
     parser.add_argument("--agent", metavar="NAME", help="speak for this agent: its socket beside the default one")
     _add_json(parser)
@@ -268,6 +336,17 @@ def _seconds(text: str) -> float:
         if 0 < (value := float(text)) < 366 * 24 * 3600:
             return value
     raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+
+
+def _span(text: str) -> int:
+    """Seconds."""
+    found = re.fullmatch(r"(\d{1,9})(s|sec|m|min|h|d|w)?", text.strip())
+    if found is None or not (seconds := int(found[1]) * _UNITS[found[2] or "s"]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no span of time: write 90s, 30min, 2h or 7d")
+    return seconds
+
+
+_UNITS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
 
 
 def _count(text: str) -> int:

@@ -105,4 +105,4 @@ def _load(path: str, *, secrets: bool = True) -> tuple[Config | None, list[Confi
 
 def _report(errors: list[ConfigError]) -> None:
     for error in errors:
-        print(f"trishula: {visible(str(error))}", file=sys.stderr)
+        print(f"trishula: {visible(str(error), lines=True)}", file=sys.stderr)

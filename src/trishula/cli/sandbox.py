@@ -52,7 +52,8 @@ STANDARD = {"mac": ("mac",), "agni": ("agni",), "rushabdev": ("rushabdev",)}
 Via = Callable[[str, str, str], str]
 """(dialler, dialled, the dialled node's own URL) to the URL that the dialler is given."""
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
+"""How long `until` waits by default: a busy machine takes long, and what is right is never kept waiting."""
 _POLL_S = 0.02
 _STOP_S = 5.0
 _LONGEST_SOCKET = 100
@@ -234,7 +235,7 @@ class Sandbox:
 
     async def status(self, name: str) -> dict[str, Any]:
         """What the node says of itself."""
-        async with trishula.Client(self.places[name].socket()) as node:
+        async with trishula.Client(self.places[name].socket(), patience=0) as node:
             return await node.status()
 
     async def up(self, *names: str) -> None:

@@ -81,10 +81,12 @@ def print_status(found: dict[str, Any], *, now: float) -> None:
     )
     for name, agent in sorted(found["agents"].items()):
         if agent["outbox"]["waiting"]:
-            print(visible(f"\n{agent['outbox']['waiting']} in the outbox of {name} wait: {agent['outbox']['problem']}"))
+            print()
+            print(visible(f"{agent['outbox']['waiting']} in the outbox of {name} wait: {agent['outbox']['problem']}"))
     for name, peer in peers:
         if peer["rsync"] and peer["rsync"]["problem"]:
-            print(visible(f"\nrsync with {name} failed last: {peer['rsync']['problem']}"))
+            print()
+            print(visible(f"rsync with {name} failed last: {peer['rsync']['problem']}"))
     silent = [name for name, peer in peers if not peer["agents"]]
     if silent:
         print(f"\nnothing is known of the agents of {', '.join(silent)} while there is no link")

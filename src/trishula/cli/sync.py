@@ -21,7 +21,7 @@ def sync(arguments: argparse.Namespace) -> int:
         config = load(Path(arguments.config), secrets=False)
     except ConfigErrors as mistakes:
         for mistake in mistakes.errors:
-            print(f"trishula: {visible(str(mistake))}", file=sys.stderr)
+            print(f"trishula: {visible(str(mistake), lines=True)}", file=sys.stderr)
         return FAILED
     if config.fallback is None:
         raise ConfigError(f"{arguments.config} has no table [fallback]", key="fallback", fix="run site.yml")

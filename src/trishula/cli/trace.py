@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import trishula
+from trishula.cli.ids import with_whole_id
 from trishula.cli.main import DONE
 from trishula.cli.output import clock, milliseconds, print_json, size, visible
 from trishula.cli.reach import with_node
@@ -16,7 +17,7 @@ def trace(arguments: argparse.Namespace) -> int:
     """Print it."""
 
     async def work(mesh: trishula.Client) -> int:
-        found = await mesh.trace(arguments.id)
+        found = await with_whole_id(mesh, arguments.id, mesh.trace, boxes=("inbox", "outbox", "held"), everywhere=True)
         if arguments.json:
             print_json(found)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import select
@@ -19,6 +20,7 @@ import trishula
 from trishula.cli.main import DONE
 from trishula.cli.output import clock, print_json, visible
 from trishula.cli.reach import with_node
+from trishula.cli.streams import Unprinted
 from trishula.protocol.records import UNSIGNED
 
 _MOST_LINES = 40
@@ -33,7 +35,7 @@ def watch(arguments: argparse.Namespace) -> int:
         with _ending(watching) as reader_gone:
             await asyncio.wait([watching])
         if reader_gone.is_set():
-            raise BrokenPipeError
+            raise Unprinted(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
         if not watching.cancelled():
             watching.result()
         return DONE

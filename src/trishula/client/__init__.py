@@ -12,7 +12,7 @@ errors     what can go wrong
 """
 
 from trishula.client.client import Client
-from trishula.client.errors import NodeUnreachable, Refused, RequestError, TimedOut, Unconfirmed
+from trishula.client.errors import NodeUnreachable, NotOpen, Refused, RequestError, TimedOut, Unconfirmed
 from trishula.client.hybrid import Hybrid
 from trishula.client.message import Message, Meta
 from trishula.client.receipt import Receipt
@@ -27,6 +27,7 @@ __all__ = [
     "Message",
     "Meta",
     "NodeUnreachable",
+    "NotOpen",
     "Receipt",
     "Refused",
     "RequestError",

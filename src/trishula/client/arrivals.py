@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from trishula.client.endpoint import Endpoint, dial, pause, read
 from trishula.client.errors import NodeUnreachable, RequestError
 from trishula.client.message import Message, arrived
-from trishula.client.session import HANDSHAKE_S
+from trishula.client.session import HANDSHAKE_S, closed
 from trishula.protocol.agent_frames import Arrival, Attach, Failed
 from trishula.protocol.errors import FrameError
 from trishula.protocol.frames import encode
@@ -33,6 +33,7 @@ class Arrivals:
         self._cursor = 0
         self._incarnation = ""
         self._turn = asyncio.Lock()
+        self._closed = False
 
     def __aiter__(self) -> Arrivals:
         return self
@@ -41,6 +42,8 @@ class Arrivals:
         """The next message. May be cancelled without losing one."""
         async with self._turn:
             while True:
+                if self._closed:
+                    raise closed()
                 connection = self._connection or await self._attach()
                 try:
                     frame = await read(connection)
@@ -65,6 +68,8 @@ class Arrivals:
             self._connection.transport.abort()
 
     async def close(self) -> None:
+        """End it: who waits for a message hears so now."""
+        self._closed = True
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()

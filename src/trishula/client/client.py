@@ -13,17 +13,19 @@ import msgspec
 
 from trishula.client import endpoint
 from trishula.client.arrivals import Arrivals
-from trishula.client.errors import NodeUnreachable, RequestError, TimedOut
+from trishula.client.errors import NodeUnreachable, NotOpen, RequestError, TimedOut
 from trishula.client.mailbox import FILE_FALLBACK, Mailbox
 from trishula.client.message import Message, Meta, compose, fix
 from trishula.client.receipt import Receipt
-from trishula.client.session import Ask, Session
-from trishula.protocol.agent_frames import Done, Inbox, Outcome, Probe, Send, Show, Status, Trace
+from trishula.client.session import Ask, Session, closed, not_entered
+from trishula.protocol.agent_frames import Done, Find, Inbox, Outcome, Probe, Send, Show, Status, Trace
 from trishula.protocol.names import is_agent, is_message_id
 
 MOST_LISTED = 1000
 WEBSOCKET = "websocket"
 FALLBACK_AFTER_S = 2.0
+RESTART_S = 3.0
+"""For a node that is just being restarted."""
 
 OnMessage = Callable[[Message, Meta], Awaitable[object] | object]
 
@@ -40,9 +42,12 @@ class Client:
 
     The node is found by `socket`, else by the environment's TRISHULA_SOCKET, else at /run/trishula/node.sock; over the
     network by `url` (wss://), with `ca` (the mesh's CA certificate; default: the system's) and the agent's `token`, or
-    a `token_file`. Entering raises `NodeUnreachable` if it can't be reached within `patience` seconds. From then on
-    lost connections are made again by themselves; a request that finds no node for `timeout` seconds fails. `mailbox`
-    is the agent's folder, for `send_with_fallback` alone; else what TRISHULA_MAILBOX says, else ~/trishula.
+    a `token_file`. Where this login may not open the default socket, and that of one agent only, it speaks for that.
+    Entering raises `NodeUnreachable` if the node can't be reached within `patience` seconds, which are there for one
+    that is being restarted; at once where waiting does not help. From then on lost connections are made again by
+    themselves; a request that finds no node for `timeout` seconds fails. Outside of its `async with` block, all that a
+    client is asked raises `NotOpen`; so does, at its end, whatever still waits. `mailbox` is the agent's folder, for
+    `send_with_fallback` alone; else what TRISHULA_MAILBOX says, else ~/trishula.
 
     `on_message(message, meta)`, plain or async, is called for each message instead of iterating. What it raises ends
     the `async with` block and comes out of it.
@@ -58,27 +63,29 @@ class Client:
         token_file: str | os.PathLike[str] | None = None,
         on_message: OnMessage | None = None,
         timeout: float = 30.0,
-        patience: float = 0.0,
+        patience: float = RESTART_S,
         mailbox: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._endpoint = endpoint.endpoint(socket, url=url, ca=ca, token=token, token_file=token_file)
+        self.endpoint = endpoint.endpoint(socket, url=url, ca=ca, token=token, token_file=token_file)
         self._on_message = on_message
         self._timeout = timeout
         self._patience = patience
         self._mailbox = Mailbox(mailbox)
         self._entered = False
+        self._live: Session | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         if self._entered:
             raise RuntimeError("a client is entered once; make a new one")
         self._entered = True
-        self._arrivals = Arrivals(self._endpoint)
-        self._session = Session(self._endpoint, lost=self._arrivals.kick)
-        await self._session.open(patience=self._patience, timeout=self._timeout)
+        self._arrivals = Arrivals(self.endpoint)
+        session = Session(self.endpoint, lost=self._arrivals.kick)
+        await session.open(patience=self._patience, timeout=self._timeout)
         self._group = asyncio.TaskGroup()
         await self._group.__aenter__()
-        self._tasks.append(self._group.create_task(self._session.run(), name="trishula: session"))
+        self._live = session
+        self._tasks.append(self._group.create_task(session.run(), name="trishula: session"))
         if self._on_message is not None:
             self._tasks.append(self._group.create_task(self._call(self._on_message), name="trishula: on_message"))
         return self
@@ -98,8 +105,19 @@ class Client:
                 raise group.exceptions[0] from None
         finally:
             # Here and not in their tasks, which may never have begun.
-            await self._session.close()
+            session, self._live = self._session, None
             await self._arrivals.close()
+            await session.close()
+
+    @property
+    def _session(self) -> Session:
+        """The one that is open. Raises `NotOpen`."""
+        if self._live is None:
+            raise self._not_open()
+        return self._live
+
+    def _not_open(self) -> NotOpen:
+        return closed() if self._entered else not_entered("Client")
 
     # ------------------------------------------------------------ who
 
@@ -116,7 +134,7 @@ class Client:
     @property
     def connected(self) -> bool:
         """Whether the node is there just now."""
-        return self._session.connected
+        return self._live is not None and self._live.connected
 
     # ------------------------------------------------------------ sending
 
@@ -161,7 +179,7 @@ class Client:
         """
         fixed = fix({**message, "to": to}, sender=self.agent, max_bytes=self._session.greeting.max_message_bytes)
         raw = msgspec.Raw(fixed.payload[:-1])
-        if self.connected:
+        if self.connected or self.endpoint.may_answer():
             try:
                 receipt = await self._stored(lambda ref: Send(ref=ref, message=raw), timeout)
             except (NodeUnreachable, TimedOut):
@@ -195,6 +213,8 @@ class Client:
         """Unread messages, then new ones as they arrive, for ever; going on where the last iteration left off."""
         if self._on_message is not None:
             raise RuntimeError("messages go to on_message; iterate over a client that has none")
+        if self._live is None:
+            raise self._not_open()
         return self._arrivals
 
     async def receive(self, *, timeout: float | None = None) -> Message:
@@ -243,6 +263,15 @@ class Client:
         if not is_message_id(message_id):
             raise RequestError(f"{message_id!r} is no message id", code="not_found", key="id", value=message_id)
         return await self._data(lambda ref: Trace(ref=ref, id=message_id))
+
+    async def find(self, beginning: str, *, everywhere: bool = False) -> dict[str, Any]:
+        """The messages of this agent whose ids begin so, in whatever case: `messages`, each with `id`, `from`, `box`.
+
+        At most 20 of each box. `everywhere`: whatever this node knows, for an operator on `node.sock`.
+        """
+        if not is_message_id(beginning):
+            return {"messages": []}
+        return await self._data(lambda ref: Find(ref=ref, beginning=beginning, everywhere=everywhere))
 
     async def status(self) -> dict[str, Any]:
         """How the node is: `ready`, its `peers`, `agents` and `store`."""

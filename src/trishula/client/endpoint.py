@@ -8,7 +8,7 @@ import random
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -24,14 +24,18 @@ DEFAULT_SOCKET = str(HERE.socket)
 
 _RETRY_BASE = 0.1
 _UNAUTHORIZED = 401
+_UNAVAILABLE = 503
+_OPENS = os.R_OK | os.W_OK
 
 
 class Endpoint(Protocol):
     """A way to the node."""
 
-    @property
-    def longest_pause(self) -> float:
-        """Seconds, at most, between two attempts to reach it."""
+    longest_pause: ClassVar[float]
+    """Seconds, at most, between two attempts to reach it."""
+
+    def may_answer(self) -> bool:
+        """False where no node can be there, as far as that is seen from here."""
 
     async def open(self) -> ClientConnection:
         """A new WebSocket. Raises `NodeUnreachable`, saying what to do about it."""
@@ -49,11 +53,12 @@ async def dial(endpoint: Endpoint, *, timeout: float) -> tuple[ClientConnection,
                 return answered, greeting
             raise NodeUnreachable(
                 f"the node at {endpoint} speaks another version of the protocol",
+                lasting=True,
                 value=str(endpoint),
                 fix="install the same release of trishula on both sides",
             )
     except (TimeoutError, ConnectionClosed, FrameError) as error:
-        why = f"did not answer within {timeout:g} s" if isinstance(error, TimeoutError) else f"hung up ({error})"
+        why = f"did not answer within {timeout:.2g} s" if isinstance(error, TimeoutError) else f"hung up ({error})"
         raise NodeUnreachable(
             f"the node at {endpoint} {why}", value=str(endpoint), fix=f"see `{HERE.log}` on its host"
         ) from error
@@ -79,7 +84,8 @@ def endpoint(
     if url is None:
         if ca is not None or token is not None or token_file is not None:
             raise TypeError("ca, token and token_file go with url; a socket needs none of them")
-        return Socket(os.fspath(socket or os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET))
+        named = socket or os.environ.get(SOCKET_VARIABLE)
+        return Socket(os.fspath(named or DEFAULT_SOCKET), named=bool(named))
     if socket is not None:
         raise TypeError("name the node by socket or by url, not by both")
     if not url.startswith("wss://"):
@@ -89,32 +95,67 @@ def endpoint(
     return Remote(url, None if ca is None else Path(ca), token, None if token_file is None else Path(token_file))
 
 
+def agents_of(folder: Path, *, mine: bool = False) -> list[str]:
+    """The agents that have sockets in a folder, or those of them for which this login may speak.
+
+    `node.sock` is the default agent's, and not listed.
+    """
+    try:
+        sockets = sorted(path for path in folder.iterdir() if path.suffix == ".sock" and path.stem != "node")
+    except OSError:
+        return []
+    return [path.stem for path in sockets if not mine or os.access(path, _OPENS)]
+
+
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """A Unix socket. Which agent we are is decided by which socket we may open."""
+    """A Unix socket. Which agent we are is decided by which socket we may open.
+
+    One that nobody named is the default agent's, or else that of the only agent for which this login may speak.
+    """
 
     path: str
-    longest_pause: float = 0.5
+    named: bool = field(default=True, compare=False)
+    longest_pause: ClassVar[float] = 0.5
 
     def __str__(self) -> str:
         return self.path
 
+    def may_answer(self) -> bool:
+        return os.path.exists(self.path)  # noqa: PTH110 - a text, as connect() takes it
+
     async def open(self) -> ClientConnection:
+        path = self.path if self.named or os.access(self.path, _OPENS) else self._mine()
         try:
             # No keepalive: the kernel tells at once when the other side is gone.
             return await unix_connect(
-                self.path, compression=None, max_size=None, ping_interval=None, close_timeout=1, open_timeout=None
+                path, compression=None, max_size=None, ping_interval=None, close_timeout=1, open_timeout=None
             )
+        except InvalidStatus as error:
+            raise _turned_away(path, error) from error
         except (OSError, WebSocketException) as error:
+            forbidden = isinstance(error, PermissionError)
             raise NodeUnreachable(
-                f"no node answers at {self.path} ({_reason(error)})", value=self.path, fix=self._fix(error)
+                f"no node answers at {path} ({_reason(error)})",
+                lasting=forbidden or not _has_folder(path),
+                value=path,
+                fix="this user may not open it; use your own agent's socket, or join the group that owns this one"
+                if forbidden
+                else f"start the node ({HERE.start}), or name its socket with --socket or {SOCKET_VARIABLE}",
             ) from error
 
-    @staticmethod
-    def _fix(error: Exception) -> str:
-        if isinstance(error, PermissionError):
-            return "this user may not open it; use your own agent's socket, or join the group that owns this one"
-        return f"start the node ({HERE.start}), or name its socket with --socket or {SOCKET_VARIABLE}"
+    def _mine(self) -> str:
+        """The socket that stands in for a default one which is another login's. Raises `NodeUnreachable`."""
+        folder = Path(self.path).parent
+        mine = agents_of(folder, mine=True)
+        if len(mine) > 1 and self.may_answer():
+            raise NodeUnreachable(
+                f"this user may not open {self.path}, and may speak for {', '.join(mine)}",
+                lasting=True,
+                value=self.path,
+                fix=f"say for which: --agent {mine[0]}, or {SOCKET_VARIABLE}={folder / mine[0]}.sock",
+            )
+        return str(folder / f"{mine[0]}.sock") if len(mine) == 1 and self.may_answer() else self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +166,13 @@ class Remote:
     ca: Path | None
     token: str | None = field(repr=False)
     token_file: Path | None
-    longest_pause: float = 2.0
+    longest_pause: ClassVar[float] = 2.0
 
     def __str__(self) -> str:
         return self.url
+
+    def may_answer(self) -> bool:
+        return True
 
     async def open(self) -> ClientConnection:
         try:
@@ -145,16 +189,11 @@ class Remote:
                 open_timeout=None,
             )
         except InvalidStatus as error:
-            status = error.response.status_code
-            raise NodeUnreachable(
-                f"the node at {self.url} does not let us in (HTTP {status})",
-                code="unauthorized" if status == _UNAUTHORIZED else None,
-                value=self.url,
-                fix="check the agent's token; each is good at one node only" if status == _UNAUTHORIZED else None,
-            ) from error
+            raise _turned_away(self.url, error) from error
         except ssl.SSLCertVerificationError as error:
             raise NodeUnreachable(
                 f"the certificate of {self.url} is not to be trusted ({error.verify_message})",
+                lasting=True,
                 value=self.url,
                 fix="give ca= the mesh's own CA certificate, and use the name that is in the node's certificate",
             ) from error
@@ -173,6 +212,30 @@ class Remote:
 def pause(endpoint: Endpoint, attempt: int) -> float:
     """Seconds to wait before trying again, after attempt number `attempt` (from 0) has failed."""
     return full_jitter(attempt, base=_RETRY_BASE, cap=endpoint.longest_pause, random=random.random())  # noqa: S311 - no secret
+
+
+def _has_folder(path: str) -> bool:
+    """Whether a node may come (back) to this socket: one that is restarted leaves the folder for its next life."""
+    return Path(path).parent.is_dir()
+
+
+def _turned_away(place: str, error: InvalidStatus) -> NodeUnreachable:
+    """What the answer to our upgrade request means."""
+    status, said = error.response.status_code, error.response.body or b""
+    if status == _UNAUTHORIZED:
+        return NodeUnreachable(
+            f"the node at {place} does not let us in (HTTP {status})",
+            lasting=True,
+            code="unauthorized",
+            value=place,
+            fix="check the agent's token; each is good at one node only",
+        )
+    if status == _UNAVAILABLE:
+        # The node's own words, which name the limit.
+        return NodeUnreachable(
+            f"the node at {place} turns us away", value=place, fix=said.decode("utf-8", "replace").strip()
+        )
+    return NodeUnreachable(f"the node at {place} does not let us in (HTTP {status})", value=place)
 
 
 def _reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ TrishulaError
  ├── SendError        the node can't take the message: unknown recipient, id reused, store full, …
  ├── RequestError     the node can't answer a question: no such message, …
  ├── NodeUnreachable  no node at that socket or URL, or it doesn't let us in
+ ├── NotOpen          a client outside of its `async with` block; also a `RuntimeError`
  ├── Refused          a recipient's node refused the message, for good
  ├── Unconfirmed      it expired without a word from a recipient's node; it may have arrived
  └── TimedOut         no answer in time; also a `TimeoutError`
@@ -13,6 +14,7 @@ TrishulaError
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from trishula.protocol.agent_frames import Outcome
 from trishula.protocol.errors import TrishulaError
@@ -25,9 +27,22 @@ class RequestError(TrishulaError):
 
 
 class NodeUnreachable(TrishulaError):  # noqa: N818 - reads as the fact that it is
-    """There is no node to talk to. `value` is the socket or URL that was tried."""
+    """There is no node to talk to. `value` is the socket or URL that was tried.
+
+    `lasting`: waiting does not help, as somebody has to change something first.
+    """
 
     code = "unreachable"
+
+    def __init__(self, message: str, *, lasting: bool = False, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.lasting = lasting
+
+
+class NotOpen(TrishulaError, RuntimeError):  # noqa: N818 - a state, as above
+    """The client is used outside of its `async with` block: before it is entered, or after it was left."""
+
+    code = "not_open"
 
 
 class Refused(TrishulaError):  # noqa: N818 - the word of the protocol

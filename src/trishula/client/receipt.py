@@ -96,7 +96,7 @@ class Receipt:
         self._changed.set()
 
     def answered(self, answer: object) -> None:
-        """The answer to a question about this message. Where it is an error, there will be no more news."""
+        """The answer to a question about this message. Where it is an error, there is no more news from here."""
         if isinstance(answer, TrishulaError):
             self._error = answer
             self._changed.set()

@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from trishula.client.endpoint import Endpoint, dial, pause, read
-from trishula.client.errors import NodeUnreachable, RequestError, TimedOut
+from trishula.client.errors import NodeUnreachable, NotOpen, RequestError, TimedOut
 from trishula.client.receipt import Receipt
 from trishula.protocol.agent_frames import (
     AgentReply,
@@ -39,6 +39,11 @@ from trishula.protocol.frames import encode
 HANDSHAKE_S = 10.0
 _STEADY_S = 1.0
 """A connection that lived this long was a good one: the next is tried for at once."""
+
+_SETTLES_S = 0.3
+"""A socket is its agent's a moment after a node has made it: until then what seems to last may not."""
+_LAST_TRY_S = 0.1
+"""For the attempt at the end of all patience."""
 
 _OUR_FAULT = (1003, 1007, 1008, 1009)
 """Codes with which a node closes on what it will not hear: asking again would only repeat it (RFC 6455, 7.4.1)."""
@@ -72,18 +77,23 @@ class Session:
     async def open(self, *, patience: float, timeout: float) -> None:
         """The first connection: tried for until `patience` seconds are over, each time for `timeout` at most.
 
-        Raises `NodeUnreachable`.
+        Raises `NodeUnreachable`, soon where waiting does not help.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
+        within = min(timeout, HANDSHAKE_S)
+        lasting_since: float | None = None
         for attempt in itertools.count():
             try:
-                self._connection, self.greeting = await dial(self._endpoint, timeout=min(timeout, HANDSHAKE_S))
-            except NodeUnreachable:
-                wait = pause(self._endpoint, attempt)
-                if loop.time() + wait >= deadline:
+                self._connection, self.greeting = await dial(self._endpoint, timeout=within)
+            except NodeUnreachable as error:
+                now = loop.time()
+                left = deadline - now
+                lasting_since = (lasting_since or now) if error.lasting else None
+                if left <= 0 or (lasting_since is not None and now - lasting_since > _SETTLES_S):
                     raise
-                await asyncio.sleep(wait)
+                await asyncio.sleep(min(left, pause(self._endpoint, attempt)))
+                within = min(within, max(_LAST_TRY_S, deadline - loop.time()))
             else:
                 return
 
@@ -108,7 +118,12 @@ class Session:
         return self._connection is not None
 
     async def close(self) -> None:
+        """End it: who waits for an answer or for news hears so now."""
         connection, self._connection = self._connection, None
+        for ref in list(self._requests):
+            self._answer(ref, closed())
+        for receipt in list(self._receipts.values()):
+            receipt.answered(closed())
         if connection is not None:
             await connection.close()
 
@@ -226,6 +241,16 @@ class Session:
         sending = request is not None and isinstance(request.frame, Send | Probe)
         kind = SendError if sending else RequestError
         return kind(failed.message, code=failed.code, key=failed.key, value=failed.value, fix=failed.fix)
+
+
+def closed() -> NotOpen:
+    """What a client says that was left."""
+    return NotOpen("the client is closed: its `async with` block has ended", fix="use it within, or make a new one")
+
+
+def not_entered(kind: str) -> NotOpen:
+    """What a client says that was only made."""
+    return NotOpen("the client is not entered", fix=f"use it within `async with trishula.{kind}() as mesh:`")
 
 
 async def _transmit(connection: ClientConnection, request: _Request) -> None:

@@ -63,6 +63,14 @@ class Crowd:
         self._most = most
         self._count: Counter[str] = Counter()
 
+    @property
+    def limit(self) -> str:
+        """For who is over it."""
+        return (
+            f"too many connections from there (limits.connections_per_address = {self._most}):"
+            " end some, or raise it in node.toml"
+        )
+
     def enter(self, address: str) -> bool:
         """Whether there is room for one more from an address or a Unix socket; call `leave` afterwards if so."""
         place = _place(address)

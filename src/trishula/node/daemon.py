@@ -35,7 +35,7 @@ from trishula.node.rooms import Room
 from trishula.node.sessions import Session
 from trishula.node.status import status
 from trishula.node.store import Store
-from trishula.node.trace import trace
+from trishula.node.trace import find, trace
 from trishula.node.unsigned import Unsigned
 from trishula.node.wire import LARGEST_PEER_FRAME, ServerWire, largest_frame
 from trishula.protocol import frames
@@ -193,6 +193,13 @@ class Node:
     async def status(self) -> dict[str, Any]:
         """What `trishula status` shows."""
         return await status(self)
+
+    async def find(self, beginning: str, agent: str | None) -> dict[str, Any]:
+        """Messages of this agent, or, without one, of any on this node, whose ids begin so."""
+        config = self.config
+        agents = [*config.agents] if agent is None else [agent]
+        others = [other for peer in config.peers.values() for other in peer.agents] if agent is None else []
+        return await find(self.store, beginning, agents, others)
 
     async def trace(self, message_id: str, agent: str | None) -> dict[str, Any]:
         """The way of a message of this agent, or, without one, of any on this node."""

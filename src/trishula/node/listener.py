@@ -13,6 +13,7 @@ import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,6 +39,8 @@ Admit = Callable[[ServerConnection, Request], Identity | Response]
 _ACCEPT_PAUSE = 0.5
 _AGENT_PING = 20.0
 _BACKLOG = 512
+_MAX_TOLD = 4
+"""Connections of one place that are told at the same time of the limit that they are over; more are just closed."""
 
 
 class _Serving:
@@ -57,6 +60,7 @@ class Doorman:
     def __init__(self, handler: Handler, crowd: Crowd, *, max_frame: int, handshake_timeout_s: float) -> None:
         self._handler = handler
         self._crowd = crowd
+        self._told = Crowd(_MAX_TOLD)
         self._max_frame = max_frame
         self._timeout = handshake_timeout_s
         self._log = Sparing(log)
@@ -69,12 +73,12 @@ class Doorman:
     ) -> None:
         """Accept on the mesh port for ever. `context` gives the TLS context for the next connection."""
 
-        async def enter(connection: socket.socket, address: str) -> None:
+        async def enter(connection: socket.socket, address: str, crowd: Crowd) -> None:
             def admit(wire: ServerConnection, request: Request) -> Identity | Response:
                 return admission.admit(wire, request, address)
 
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self._enter(connection, address, admit, context())
+            await self._enter(connection, address, crowd, admit, context())
 
         await self._accept(sock, enter, lambda peer: str(peer[0]))
 
@@ -82,8 +86,8 @@ class Doorman:
         """Accept an agent on a Unix socket for ever: who may open the socket is the agent."""
         path = Path(sock.getsockname())
 
-        async def enter(connection: socket.socket, address: str) -> None:
-            await self._enter(connection, address, lambda _, __: identity, None)
+        async def enter(connection: socket.socket, address: str, crowd: Crowd) -> None:
+            await self._enter(connection, address, crowd, lambda _, __: identity, None)
 
         try:
             await self._accept(sock, enter, lambda _: path.name)
@@ -102,7 +106,7 @@ class Doorman:
     async def _accept(
         self,
         sock: socket.socket,
-        enter: Callable[[socket.socket, str], Coroutine[Any, Any, None]],
+        enter: Callable[[socket.socket, str, Crowd], Coroutine[Any, Any, None]],
         address_of: Callable[[Any], str],
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -120,17 +124,29 @@ class Doorman:
                     if self._closing:
                         connection.close()
                     elif self._crowd.enter(address):
-                        entering.create_task(enter(connection, address))
+                        entering.create_task(enter(connection, address, self._crowd))
+                    elif self._told.enter(address):
+                        entering.create_task(enter(connection, address, self._told))
                     else:
-                        self._log.warning(f"{address} crowd", f"turned away {address}: too many connections from there")
+                        self._log.warning(f"{address} crowd", f"turned away {address}: {self._crowd.limit}")
                         connection.close()
 
-    async def _enter(self, sock: socket.socket, address: str, admit: Admit, context: ssl.SSLContext | None) -> None:
+    async def _enter(
+        self, sock: socket.socket, address: str, crowd: Crowd, admit: Admit, context: ssl.SSLContext | None
+    ) -> None:
+        def tell(connection: ServerConnection, request: Request) -> Identity | Response:
+            """Whose credential is good hears why it does not get in."""
+            answer = admit(connection, request)
+            if isinstance(answer, Response):
+                return answer
+            self._log.warning(f"{address} crowd", f"turned away {address}: {self._crowd.limit}")
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"{self._crowd.limit}\n")
+
         async def serve(connection: ServerConnection) -> None:
             try:
-                await self._serve(cast(ServerWire, connection), admit, address)
+                await self._serve(cast(ServerWire, connection), admit if crowd is self._crowd else tell, address)
             finally:
-                self._crowd.leave(address)
+                crowd.leave(address)
 
         tls: dict[str, Any] = {}
         if context is not None:
@@ -138,7 +154,7 @@ class Doorman:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(self._factory(serve), sock, **tls)
         except (OSError, TimeoutError) as error:
-            self._crowd.leave(address)
+            crowd.leave(address)
             self._log.warning(f"{address} tls", f"turned away {address}: no TLS handshake ({_why(error)})")
 
     def _factory(self, serve: Callable[[ServerConnection], Awaitable[None]]) -> Callable[[], ServerWire]:

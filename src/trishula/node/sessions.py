@@ -49,6 +49,9 @@ class Node(Protocol):
 
     async def status(self) -> dict[str, Any]: ...
 
+    async def find(self, beginning: str, agent: str | None) -> dict[str, Any]:
+        """Messages whose ids begin so. `agent` as below."""
+
     async def trace(self, message_id: str, agent: str | None) -> dict[str, Any]:
         """The way of a message, as far as it is this agent's business; None: the operator's."""
 
@@ -166,6 +169,9 @@ class Session:
                 await self._answer(request.ref, questions.show(node.store, self.agent, request.id))
             case agent_frames.Trace():
                 await self._answer(request.ref, node.trace(request.id, None if self._operator else self.agent))
+            case agent_frames.Find():
+                whose = None if self._operator and request.everywhere else self.agent
+                await self._answer(request.ref, node.find(request.beginning, whose))
             case agent_frames.Status():
                 await self._answer(request.ref, node.status())
 

@@ -18,6 +18,7 @@ from trishula.node.wire import now
 from trishula.protocol.envelope import Key, State
 from trishula.protocol.records import Progress
 
+_MAX_FOUND = 20
 _PLACES = {IN_INBOX: "inbox", ARCHIVED: "archive"}
 
 
@@ -43,6 +44,34 @@ async def trace(
             {**row, **_waiting(hub, Key(row["from"], message_id, row["to"]), row["dest"], held=True)} for row in held
         ],
     }
+
+
+async def find(store: Store, beginning: str, agents: Iterable[str], relayed: Iterable[str]) -> dict[str, Any]:
+    """The messages whose ids begin so, in whatever case: a few of each agent and box."""
+    found = await store.read(partial(_beginning, text=beginning, agents=tuple(agents), relayed=tuple(relayed)))
+    return {"messages": found}
+
+
+_FIND = (
+    ("outbox", "SELECT DISTINCT id, sender FROM messages WHERE sender"),
+    ("inbox", "SELECT DISTINCT id, sender FROM ledger WHERE payload IS NOT NULL AND recipient"),
+    ("held", "SELECT DISTINCT id, sender FROM held WHERE sender"),
+)
+
+
+def _beginning(
+    db: sqlite3.Connection, text: str, agents: tuple[str, ...], relayed: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    # `{` comes after every character that an id may have.
+    return [
+        {"id": message_id, "from": sender, "box": box}
+        for box, query in _FIND
+        for agent in (relayed if box == "held" else agents)
+        for message_id, sender in db.execute(
+            f"{query} = ? AND id COLLATE NOCASE BETWEEN ? AND ? ORDER BY id LIMIT ?",
+            (agent, text, text + "{", _MAX_FOUND),
+        )
+    ]
 
 
 Rows = tuple[list[tuple[str, Progress]], list[dict[str, Any]], list[dict[str, Any]]]

@@ -76,6 +76,17 @@ class Trace(Frame, frozen=True):
     id: MessageId
 
 
+class Find(Frame, frozen=True):
+    """This agent's messages whose ids begin so, in whatever case. Answered by `Data`.
+
+    `everywhere`: whatever this node knows, for the operator.
+    """
+
+    ref: Count
+    beginning: MessageId
+    everywhere: bool = False
+
+
 class Status(Frame, frozen=True):
     """How the node is. Answered by `Data`."""
 
@@ -92,7 +103,7 @@ class Probe(Frame, frozen=True):
     """`rsync`: that way, whatever links there are."""
 
 
-AgentRequest = Send | Outcomes | Attach | Inbox | Show | Done | Trace | Status | Probe
+AgentRequest = Send | Outcomes | Attach | Inbox | Show | Done | Trace | Find | Status | Probe
 
 
 # ---------------------------------------------------------------- from a node to its agent
