@@ -29,7 +29,7 @@ def status(answers: Answers, now: float) -> str:
     bounced = []
     for host, answer in answers.items():
         node = nodes.get(host)
-        if node is None:
+        if node is None or answer.get("revoked"):
             hosts.append((host, _why_none(answer), *["-"] * 7))
             continue
         ready = "ready" if node["ready"] else "NOT READY"
@@ -58,7 +58,8 @@ def status(answers: Answers, now: float) -> str:
             agents.append((name, host, "yes" if agent["attached"] else "no", str(agent["unread"]), oldest))
             bounced += _bounced(name, host, agent.get("bounced", {}), now)
     tables = [_table(rows) for rows in (hosts, links, agents) if len(rows) > 1]
-    return "\n\n".join([*tables, *(["\n".join(bounced)] if bounced else [])])
+    revoked = [_revoked(host) for host, answer in answers.items() if answer.get("revoked")]
+    return "\n\n".join([*tables, *(["\n".join(bounced)] if bounced else []), *revoked])
 
 
 def status_problems(answers: Answers) -> list[str]:
@@ -66,6 +67,8 @@ def status_problems(answers: Answers) -> list[str]:
 
     The nodes judge themselves; here is only put together what two of them say of one link.
     """
+    # Nobody talks to a revoked node, so how it is says nothing of the mesh.
+    answers = {host: answer for host, answer in answers.items() if not answer.get("revoked")}
     nodes = _nodes(answers)
     down: dict[tuple[str, str], list[str]] = {}
     found = [f"{host} cannot be reached: {answer['why_not']}" for host, answer in answers.items() if answer["why_not"]]
@@ -156,6 +159,8 @@ def _nodes(answers: Answers) -> dict[str, dict[str, Any]]:
 
 
 def _why_none(answer: dict[str, Any]) -> str:
+    if answer.get("revoked"):
+        return "REVOKED"
     return "UNREACHABLE" if answer["why_not"] else "NO ANSWER"
 
 
@@ -167,6 +172,13 @@ def _free(disks: dict[str, Any]) -> str:
     """Of the file systems of store and mailboxes, which may be one."""
     free = {disks[name]["device"]: _size(disks[name]["free"]) for name in ("store", "mailboxes") if name in disks}
     return ", ".join(free.values()) or "-"
+
+
+def _revoked(host: str) -> str:
+    return (
+        f"{host} is revoked: nobody talks to it. Take it out of the inventory and run site.yml; to take it back, put "
+        "it in again then, and run site.yml once more."
+    )
 
 
 def _backlog(peer: dict[str, Any]) -> str:

@@ -292,6 +292,12 @@ def test_what_lets_them_in_is_no_obstacle(fallback: ModuleType, also: str) -> No
     assert fallback.obstacles(f"{FINE}{also}\n", "trishula-sync", [22]) == []
 
 
+def test_a_file_that_prints_at_each_login_is_named_with_what_it_prints(fallback: ModuleType) -> None:
+    [sentence] = fallback.obstacles(f"{FINE}it prints Welcome to agni\n", "trishula-sync", [22])
+    assert "/etc/ssh/sshrc prints 'Welcome to agni' at each login" in sentence
+    assert 'test -n "$SSH_TTY" || exit 0' in sentence
+
+
 @pytest.mark.parametrize(
     ("missing", "said"),
     [

@@ -125,13 +125,47 @@ def test_no_restart_stands_outside_a_handler() -> None:
         assert not re.search(r"launchctl[ \",]+(kickstart|kill)\b", arguments), task
 
 
+def test_one_change_restarts_a_node_once() -> None:
+    """systemd starts no socket under a node that runs without it; and by its socket a node restarts already."""
+    both, node = (
+        task
+        for task in all_tasks(handlers=True)
+        if str(task.data["name"]).startswith("Restart the ")
+        and "node" in str(task.data["name"])
+        and "agent" not in str(task.data["name"])
+    )
+    assert both.data[both.module]["cmd"].endswith(" restart trishula-node.socket trishula-node.service")
+    [older] = [task for task in all_tasks() if task.data.get("notify") == node.data["name"]]
+    assert older.data["when"] == "_trishula_node_socket_is_late == []"
+
+
+# What a skipped task would have set: Ansible fills in a `fail_msg` though its `that` holds.
+def test_a_message_of_an_assert_that_holds_can_be_filled_in_where_a_check_has_skipped_what_it_tells_of() -> None:
+    facts = {
+        name
+        for task in all_tasks()
+        if task.module == "ansible.builtin.set_fact"
+        for name in task.data[task.module]
+        if name.startswith("__")
+    }
+    assert facts
+    for task in all_tasks():
+        if task.module == "ansible.builtin.assert":
+            message = str(task.data[task.module].get("fail_msg"))
+            for name in facts:
+                assert not re.search(rf"\b{name}\b(?! \| default\()", message), task
+
+
 def test_handlers_do_nothing_but_restart_or_reload() -> None:
     handlers = all_tasks(handlers=True)
     assert handlers
     for handler in handlers:
         arguments = handler.data[handler.module]
-        if "cmd" in arguments:  # Ansible has no module for a user's session of launchd
-            assert re.search(r"launchctl (kickstart -k|kill HUP)|_trishula_node_load\b", arguments["cmd"]), handler
+        if "cmd" in arguments:  # no module has a user's session of launchd, or two units at once
+            known = (
+                r"launchctl (kickstart -k|kill HUP)|_trishula_node_load\b|systemctl daemon-reload && systemctl restart"
+            )
+            assert re.search(known, arguments["cmd"]), handler
         else:
             assert arguments["state"] in ("restarted", "reloaded"), handler
 

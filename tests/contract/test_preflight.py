@@ -202,13 +202,13 @@ def test_a_clock_that_is_wrong_stops_before_anything_is_changed(tmp_path: Path) 
     hosts = {"mac": lives("mac"), "agni": lives("agni", trishula_node_python=str(late))}
     said = preflight(tmp_path, hosts, id="0")
     assert "Clocks of two hosts are more than 2 s apart" in said
-    assert re.search(r"agni -(59|60)\.\d s", said)
+    assert re.search(r"agni -(5\d|60)\.\d s", said)
 
 
 def test_a_secret_that_was_copied_from_another_mesh_stops_all(tmp_path: Path) -> None:
-    theirs = ROOT / "molecule" / "no-such-scenario" / "inventory" / "secrets"
+    theirs = ROOT / "molecule" / "no-such-scenario" / "inventory" / ".secrets"
     theirs.mkdir(parents=True)
-    ours = tmp_path / "secrets"
+    ours = tmp_path / ".secrets"
     ours.mkdir()
     try:
         for folder in (theirs, ours):

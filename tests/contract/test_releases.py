@@ -178,3 +178,42 @@ def test_the_running_release_and_the_one_before_it_stay(tmp_path: Path, current:
         assert not any(path.exists() for path in kept)
         assert f"changed={changed} " in run.stdout, run.stdout
         assert sorted(path.name for path in releases.iterdir()) == left
+
+
+# ── A node that was revoked, and is taken back ──────────────────────────────────────────────────────────────────────
+
+
+def test_the_store_of_a_node_that_was_revoked_goes_and_its_mailboxes_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launchctl = tmp_path / "bin" / "launchctl"
+    launchctl.parent.mkdir()
+    launchctl.write_text(f'#!/bin/sh\necho "$1" >>{tmp_path}/told\ntest "$1" != print\n')
+    launchctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{launchctl.parent}:{os.environ['PATH']}")
+    state = tmp_path / "state"
+    drop = state / "mailboxes" / "mac" / "outbox" / "written-by-a-thief.json"
+    for path in (state / "store" / "trishula.db", state / "store.life", drop):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    facts = facts_of_a_host(tmp_path, "controller") | {
+        "trishula_node_supervisor": "launchd",
+        "trishula_node_state_dir": str(state),
+    }
+    checked = run_role(tmp_path, "trishula_node", "renew", {"mac": facts}, "--check")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert (state / "store" / "trishula.db").exists()
+    run = run_role(tmp_path, "trishula_node", "renew", {"mac": facts})
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "mac was revoked. What its store holds was written while it was not trusted" in run.stdout
+    assert "bootout" in (tmp_path / "told").read_text()
+    assert [path.name for path in state.iterdir()] == ["mailboxes"]
+    assert drop.exists()
+    again = run_role(tmp_path, "trishula_node", "renew", {"mac": facts})
+    assert "changed=0" in again.stdout
+
+
+def test_the_store_of_a_revoked_node_goes_before_it_is_handed_secrets() -> None:
+    rolling = load(ROOT / "playbooks/deploy.yml")[-1]
+    names = [task["name"] for task in rolling["tasks"][1]["block"]]
+    assert names.index("Mail of a stolen node") < names.index("Secrets") < names.index("Note that it is taken back")

@@ -89,7 +89,7 @@ def test_status_says_which_agents_have_files_that_were_not_sent() -> None:
     assert [line for line in table if "bounced" in line] == [
         "mac has 9 files in bounced/, the oldest for 2 h: there is no agent 'x': 'trishula bounced --agent mac' on mac"
     ]
-    assert reports.status_problems({"mac": answer(node(agents={"mac": some}))}, NOW) == []
+    assert reports.status_problems({"mac": answer(node(agents={"mac": some}))}) == []
 
 
 def test_a_host_that_is_not_there_is_named_and_the_others_are_shown() -> None:
@@ -177,6 +177,15 @@ def test_a_trace_is_the_steps_of_all_hosts_in_the_order_of_time() -> None:
 
 def test_a_trace_without_a_step_says_why_there_may_be_none() -> None:
     assert reports.trace({"mac": answer(complained="nothing")}, "m1").startswith("No journal has a step of it")
+
+
+def test_a_revoked_node_is_said_to_be_one_and_nothing_is_wrong_with_the_others() -> None:
+    silent = answer(complained="it does not run")
+    answers = {"agni": answer(node(peers={})), "mac": silent | {"revoked": True}}
+    shown = reports.status(answers, NOW)
+    assert ["mac", "REVOKED", *"-------"] in [line.split() for line in shown.splitlines()]
+    assert "mac is revoked: nobody talks to it. Take it out of the inventory and run site.yml" in shown
+    assert reports.status_problems(answers) == []
 
 
 # ── What verify.yml sent ────────────────────────────────────────────────────────────────────────────────────────────

@@ -114,6 +114,24 @@ def test_a_revoked_node_is_forgiven_when_it_was_out_of_the_inventory(rotation: M
     assert (back["revoked"], back["gone"], back["generations"]["mac"]) == ([], [], [2])
 
 
+def test_a_revoked_node_is_noted_as_stolen_until_it_was_handed_its_new_secrets(rotation: ModuleType) -> None:
+    revoked = rotation.revoke(NEW, ["mac"], at(0))
+    assert revoked["stolen"] == {"mac": 2}
+    back = rotation.members(rotation.members(revoked, ["agni", "rushabdev"]), NODES)
+    assert back["stolen"] == {"mac": 2}
+    assert rotation.welcome(back, ["agni"])["stolen"] == {"mac": 2}
+    assert rotation.welcome(back, ["mac"])["stolen"] == {}
+
+
+def test_who_was_revoked_by_an_older_release_is_noted_as_stolen_too(rotation: ModuleType) -> None:
+    state = {"generations": every([1]) | {"mac": [3]}, "revoked": ["mac"]}
+    assert rotation.members(state, ["agni", "rushabdev"])["stolen"] == {"mac": 3}
+
+
+def test_who_only_left_is_not_noted_as_stolen(rotation: ModuleType) -> None:
+    assert rotation.members(rotation.members({}, NODES), ["agni", "mac"])["stolen"] == {}
+
+
 # ── The wiring, and the role ────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -240,3 +240,17 @@ def test_what_a_host_has_otherwise_is_found(secrets: ModuleType, said: list[str]
         {"path": "/c/keys.json", "mode": "600", "group": "root", "content": "k"},
     ]
     assert [path["path"] for path in secrets.differing(paths, "root", said)] == differs
+
+
+@pytest.mark.parametrize(("generations", "is_before"), [({}, True), ({"mac": [2]}, False), ({"mac": [3, 2]}, False)])
+def test_keys_from_before_a_node_was_revoked_are_told_from_those_after(
+    secrets: ModuleType,
+    generations: dict[str, list[int]],
+    is_before: bool,  # noqa: FBT001
+) -> None:
+    held = secrets.keys(MESH | {"generations": {"agni": [7], "rushabdev": [9]} | generations}, "mac", peers("mac"))
+    assert secrets.before(held, "mac", 2) is is_before
+
+
+def test_a_host_without_keys_is_as_from_before(secrets: ModuleType) -> None:
+    assert secrets.before({}, "mac", 2)

@@ -115,9 +115,20 @@ def test_an_address_of_ipv6_is_dialled_in_brackets(site: Site) -> None:
     assert "2001:db8::7" in told.argument("agni", "trishula_tls_addresses")
 
 
-def test_secrets_stay_in_a_folder_that_git_and_the_inventory_ignore(site: Site) -> None:
+def test_a_node_is_dialled_where_we_log_in_unless_its_facts_say_otherwise(site: Site) -> None:
+    """Filled in once, an address is known to the operator's ssh, to the peers and to the certificate."""
+    told = site.rendered_with(ansible_host="10.1.2.3", trishula_address="agni.mesh.test")
+    assert "agni.mesh.test" in told.argument("agni", "trishula_tls_names")
+    assert "10.1.2.3" not in told.argument("agni", "trishula_tls_addresses")
+    if site.inventory == "production":
+        urls = {peer["name"]: peer["url"] for peer in site.argument("mac", "trishula_node_peers")}
+        assert urls == {"agni": "wss://192.0.2.15:8765", "rushabdev": "wss://198.51.100.184:8765"}
+        assert site.argument("mac", "trishula_tls_addresses") == ["127.0.0.1"]
+
+
+def test_secrets_stay_in_a_folder_that_git_and_every_inventory_ignore(site: Site) -> None:
     for name in ("trishula_secrets_mesh_file", "trishula_tls_ca_dir"):
-        assert f"/inventory/{site.inventory}/secrets" in site.argument("mac", name)
+        assert f"/inventory/{site.inventory}/.secrets" in site.argument("mac", name)
 
 
 @pytest.mark.parametrize("transport", ["websocket", "files"])

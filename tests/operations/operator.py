@@ -24,8 +24,8 @@ class Operator:
 
     def __init__(self, inventory: Path, folder: Path) -> None:
         self.inventory = folder
-        self.secrets = inventory / "secrets"
-        (folder / "secrets").symlink_to(self.secrets)
+        self.secrets = inventory / ".secrets"
+        (folder / ".secrets").symlink_to(self.secrets)
         (folder / ".ssh").symlink_to(inventory / ".ssh")
         (folder / "group_vars").symlink_to((inventory / "group_vars").resolve())
         (folder / "host_vars").mkdir()

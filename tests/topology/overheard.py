@@ -39,7 +39,9 @@ def note(mesh: Iterable[Node], inventory: Path) -> None:
 
 def words(mesh: Iterable[Node], inventory: Path) -> set[str]:
     """Of all hosts and of the controller, as they are and as slurp and copy would show them."""
-    contents = [path.read_bytes() for path in (inventory / "secrets" / "mesh.yml", inventory / "secrets" / "ca.key")]
+    # Where a release before this one made the mesh, they are not hidden.
+    folder = next(path for path in (inventory / "secrets", inventory / ".secrets") if path.is_dir())
+    contents = [(folder / name).read_bytes() for name in ("mesh.yml", "ca.key")]
     found = _secret_lines(contents[1])
     found |= {line.split()[1] for line in contents[0].decode().splitlines() if line.startswith("mesh_secret:")}
     for node in mesh:

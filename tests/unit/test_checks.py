@@ -178,6 +178,54 @@ def test_the_firewall_lets_peers_in_or_does_not(
     assert checks.firewall(8765).state == state
 
 
+def knock(port: int, ssh_port: int, *, is_open: bool = True, by_ssh: bool = True) -> tuple[str, str]:
+    [found] = checks.way("agni", "127.0.0.1", port, ssh_port, is_open=is_open, by_ssh=by_ssh)
+    return found.state, found.text
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Ports whose calls a firewall drops."""
+    ports: set[int] = set()
+    connect = socket.create_connection
+
+    def dropping(address: tuple[str, int], within: float) -> socket.socket:
+        if address[1] in ports:
+            raise TimeoutError
+        return connect(address, within)
+
+    monkeypatch.setattr(socket, "create_connection", dropping)
+    return ports
+
+
+def test_a_host_that_refuses_is_there_and_one_that_says_nothing_is_not(silent: set[int]) -> None:
+    assert knock(1, 2) == (OK, "agni answers at 127.0.0.1")
+    silent |= {1, 2}
+    state, text = knock(1, 2)
+    assert state == FAILED
+    assert "agni gives no answer at 127.0.0.1 (port 2: no answer within 3 s, port 1: no answer within 3 s)" in text
+
+
+def test_a_port_that_the_hosts_own_firewall_keeps_closed_yet_is_none_that_somebody_elses_does(silent: set[int]) -> None:
+    silent.add(1)
+    assert knock(1, 2, is_open=False)[0] == OK
+    assert knock(1, 2, is_open=True)[0] == FAILED
+
+
+def test_where_rsync_goes_ssh_must_answer(silent: set[int]) -> None:
+    silent.add(2)
+    assert knock(1, 2, by_ssh=False)[0] == OK
+    assert knock(1, 2, by_ssh=True)[0] == FAILED
+
+
+def test_where_somebody_prints_into_rsyncs_words_the_likely_file_is_named() -> None:
+    found = checks.fallback("agni", "push", "rsync ended with 2: protocol version mismatch -- is your shell clean?")
+    assert found.state == FAILED
+    assert "/etc/ssh/sshrc" in found.fix
+    assert "agni" in found.fix
+    assert "/etc/ssh/sshrc" not in checks.fallback("agni", "push", "rsync ended with 255: Permission denied").fix
+
+
 def test_a_peer_that_refuses_the_connection_is_named_with_its_address() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))  # bound, and nobody listens
@@ -329,7 +377,10 @@ def test_what_a_node_found_is_told_as_it_is_and_an_older_node_says_at_least_whet
 
 
 def test_the_file_answers_alone_when_it_is_piped_into_an_interpreter() -> None:
-    asked = {"disk": {"/": 1}, "names": ["localhost"]}
+    asked = {
+        "disk": {"/": 1},
+        "ways": {"here": {"host": "localhost", "port": 1, "ssh_port": 1, "open": True, "ssh": True}},
+    }
     run = subprocess.run(
         [sys.executable, "-I", "-S", "-", json.dumps(asked)],
         input=Path(checks.__file__).read_text(),
@@ -337,4 +388,8 @@ def test_the_file_answers_alone_when_it_is_piped_into_an_interpreter() -> None:
         text=True,
         check=True,
     )
-    assert [(finding["check"], finding["state"]) for finding in json.loads(run.stdout)] == [("disk", OK), ("dns", OK)]
+    assert [(finding["check"], finding["state"]) for finding in json.loads(run.stdout)] == [
+        ("disk", OK),
+        ("dns", OK),
+        ("tcp", OK),
+    ]

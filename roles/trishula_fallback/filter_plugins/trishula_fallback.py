@@ -57,9 +57,12 @@ def obstacles(said: str, account: str, ports: list[int]) -> list[str]:
     has: set[str] = set()
     sshd: dict[str, list[str]] = {}
     rules = []
+    printed = ""
     for line in said.splitlines():
         if line.startswith("it has "):
             has.add(line.removeprefix("it has "))
+        elif line.startswith("it prints "):
+            printed = line.removeprefix("it prints ")
         elif line.startswith("### tuple ### "):
             rules.append(line.removeprefix("### tuple ### "))
         else:  # of sshd -T, which has a line of its own for each user of a list
@@ -75,6 +78,11 @@ def obstacles(said: str, account: str, ports: list[int]) -> list[str]:
         )
     if "sshd" in has:
         found += _by_sshd(sshd, account, included="include" in has)
+    if printed:
+        found.append(
+            f"/etc/ssh/sshrc prints '{printed[:60]}' at each login, where rsync expects its peer. Let it print for "
+            "terminals only ('test -n \"$SSH_TTY\" || exit 0' as its first line), or to stderr."
+        )
     found += [sentence for rule in rules for sentence in _by_ufw(rule, ports)]
     return list(dict.fromkeys(found))
 

@@ -1,7 +1,8 @@
 """In which generation the secrets of each node are: ``generations.yml``, from step to step.
 
     [1] ── accept ──► [1, 2] ── send ──► [2, 1] ── retire ──► [2]      a rotation
-    [1] ── revoke ──► [2]                                              a stolen node
+    [1] ── revoke ──► [2]                                              a stolen node, noted as such until
+                                                                       it is taken back: `welcome`
     [1] ── members ─► [2]                                              a node that left
 
 The first of a list is what is shown and signed with, all of it is accepted. So nothing is refused as long as every host
@@ -9,7 +10,8 @@ has taken one step before any host takes the next. Each step leaves as it is wha
 taken up by the next one, with the same words.
 
 A state has ``generations``, by node; ``since``, when a node's last one was made; ``revoked``, whom nobody talks to
-though it stands in the inventory; and ``gone``, who stands there no more. It holds no secret.
+though it stands in the inventory; ``gone``, who stands there no more; and ``stolen``, from which generation on what a
+node that was revoked holds is its own again, until it was handed that. It holds no secret.
 """
 
 # ruff: noqa: INP001 - Ansible looks into this folder; it is no package
@@ -69,6 +71,14 @@ def revoke(state: dict, nodes: list[str], now: str) -> dict:
             _raise(new, node)
             new["since"][node] = now
             new["revoked"] = sorted([*new["revoked"], node])
+            new["stolen"][node] = _of(new, node)[0]
+    return new
+
+
+def welcome(state: dict, nodes: list[str]) -> dict:
+    """``nodes`` hold their new secrets, and nothing from before they were revoked."""
+    new = _read(state)
+    new["stolen"] = {node: since for node, since in new["stolen"].items() if node not in nodes}
     return new
 
 
@@ -95,12 +105,15 @@ def _moment(text: str) -> datetime:
 
 
 def _read(state: dict) -> dict:
-    """A copy with all that belongs to it."""
+    """A copy with all that belongs to it. Who is revoked was stolen, though an older release did not note it."""
+    generations = state.get("generations") or {}
+    revoked = {node: max(generations.get(node, [1])) for node in state.get("revoked") or []}
     return {
         "generations": {node: list(of) for node, of in (state.get("generations") or {}).items()},
         "since": dict(state.get("since") or {}),
         "revoked": list(state.get("revoked") or []),
         "gone": list(state.get("gone") or []),
+        "stolen": revoked | (state.get("stolen") or {}),
     }
 
 
@@ -115,4 +128,5 @@ class FilterModule:
             "trishula_send_new": send,
             "trishula_retire_old": retire,
             "trishula_revoke": revoke,
+            "trishula_welcome": welcome,
         }

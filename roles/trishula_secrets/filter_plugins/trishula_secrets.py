@@ -82,6 +82,14 @@ def ahead(ours: dict, theirs: dict) -> list[str]:
     )
 
 
+def before(theirs: dict, node: str, generation: int) -> bool:
+    """Whether ``theirs``, the ``keys.json`` of ``node``, is from before this generation of it. No keys are, too."""
+    held = (
+        int(key["kid"].split(".")[0 if node < peer else 1]) for peer, keys_held in theirs.items() for key in keys_held
+    )
+    return max(held, default=0) < generation
+
+
 def _latest(pair: list[dict]) -> tuple[int, int]:
     """Of both nodes of a pair, the lower-named first."""
     low, high = zip(*((int(part) for part in key["kid"].split(".")) for key in pair), strict=True)
@@ -184,6 +192,7 @@ class FilterModule:
             "trishula_agent_token": agent_token,
             "trishula_key_conflicts": conflicts,
             "trishula_keys_ahead": ahead,
+            "trishula_keys_before": before,
             "trishula_drawn": drawn,
             "trishula_differing": differing,
         }

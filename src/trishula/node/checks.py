@@ -5,7 +5,7 @@
 verify. Preflight asks hosts that have no release yet, so this file stands alone, on Python's own library, and answers
 when it is piped into an interpreter:
 
-    python3 - '{"disk": {"/var/lib": 536870912}, "names": ["agni"]}' <checks.py
+    python3 - '{"disk": {"/var/lib": 536870912}, "ways": {}}' <checks.py
 """
 
 from __future__ import annotations
@@ -40,11 +40,14 @@ EXPIRES_SOON_S = 14 * 24 * 3600
 APART_MS = 2000
 """Clocks of two hosts may differ by so much without a word."""
 _ANSWER_WITHIN_S = 3.0
+_NO_FAMILY = "no such family here"
 _NO_SUCH_WAY = (errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _ACCEPTED = (200, 426)
 """What a node answers whom it knows: who that is, or, an older one, that it wants a WebSocket."""
 _UNAUTHORIZED = 401
 _NEARLY_FULL = 0.9
+_NOT_CLEAN = "protocol version mismatch"
+"""What rsync says where somebody else spoke first."""
 _SET_CLOCK = "sudo sntp -sS time.apple.com" if sys.platform == "darwin" else "timedatectl set-ntp true"
 _GROUPS_OWN = 0o2070
 """A folder in which a group does as it likes, and whose files are the group's."""
@@ -232,10 +235,8 @@ def certificate(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[Finding
 
 def served(host: str, port: int, on_disk: bytes) -> Finding:
     """Whether the node that runs shows the certificate that is on the disk, in DER."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        with socket.create_connection((host, port), _ANSWER_WITHIN_S) as sock, context.wrap_socket(sock) as tls:
+        with socket.create_connection((host, port), _ANSWER_WITHIN_S) as sock, _anybody().wrap_socket(sock) as tls:
             shown = tls.getpeercert(binary_form=True)
             _status(tls, "/healthz", host)  # who says nothing is turned away, with a line in the journal
     except OSError as error:
@@ -261,8 +262,67 @@ def fallback(who: str, way: str, why: str) -> Finding:
     """Whether rsync gets to a peer. `way`: push or pull; `why`: what went wrong, or nothing."""
     if why:
         fix = "run site.yml over both hosts; `journalctl -u ssh` there says who was turned away"
+        if _NOT_CLEAN in why:
+            fix = (
+                f"something prints at the login of rsync's account on {who}, likely /etc/ssh/sshrc there: let it print "
+                'to stderr, or for terminals only (`test -n "$SSH_TTY" || exit 0` as its first line)'
+            )
         return Finding("rsync", FAILED, f"{way} at {who}: {why}", fix)
     return Finding("rsync", OK, f"{way} at {who} gets through")
+
+
+def way(who: str, host: str, port: int, ssh_port: int, *, is_open: bool, by_ssh: bool) -> list[Finding]:
+    """Whether a host can be reached from here before a node runs on it: a refusal is an answer, silence is not.
+
+    `is_open`: its own firewall does not keep the mesh's `port` closed, so silence there comes of another one. `by_ssh`:
+    rsync goes there.
+    """
+    known = name(host)
+    if known.state == FAILED:
+        return [known]
+    found = [] if _is_address(host) else [known]
+    for family, address in _addresses(host, port):
+        silent = {asked: why for asked in (ssh_port, port) if (why := _silence(address, asked, ssh=asked == ssh_port))}
+        needed = {asked for asked, needs in ((ssh_port, by_ssh), (port, is_open)) if needs}
+        said = ", ".join(f"port {asked}: {why}" for asked, why in silent.items())
+        if set(silent.values()) == {_NO_FAMILY}:
+            found.append(Finding("tcp", SKIPPED, f"{who} at {address}: this host has no {family}"))
+        elif len(silent) > 1 or needed & silent.keys():
+            fix = (
+                f"is trishula_address of {who} right, and does a firewall before that host (its provider's) let "
+                f"{' and '.join(f'{asked}/tcp' for asked in silent)} in?"
+            )
+            found.append(Finding("tcp", FAILED, f"{who} gives no answer at {address} ({said})", fix))
+        else:
+            found.append(Finding("tcp", OK, f"{who} answers at {address}"))
+    return found
+
+
+def _silence(address: str, port: int, ssh: bool) -> str:  # noqa: FBT001
+    """Why nobody answers there, a refusal being an answer; empty if somebody does. No journal complains of it."""
+    try:
+        with (
+            socket.create_connection((address, port), _ANSWER_WITHIN_S) as sock,
+            contextlib.suppress(OSError, ValueError),
+        ):
+            if ssh:
+                sock.sendall(b"SSH-2.0-trishula\r\n")
+                sock.recv(64)
+            else:
+                with _anybody().wrap_socket(sock) as tls:
+                    _status(tls, "/healthz", address)  # who says nothing is turned away, with a line in the journal
+    except ConnectionRefusedError:
+        return ""
+    except OSError as error:
+        return _NO_FAMILY if error.errno in _NO_SUCH_WAY else _why(error)
+    return ""
+
+
+def _anybody() -> ssl.SSLContext:
+    """For a node that is only to answer, whoever it is."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def _at(
@@ -494,7 +554,8 @@ def main(arguments: Sequence[str]) -> int:
     """What preflight asks a host that has nothing of ours yet. Prints a JSON list of findings."""
     asked = json.loads(arguments[0])
     found = [disk(Path(path), least) for path, least in asked.get("disk", {}).items()]
-    found += [name(host) for host in asked.get("names", [])]
+    for who, at in asked.get("ways", {}).items():
+        found += way(who, at["host"], at["port"], at["ssh_port"], is_open=at["open"], by_ssh=at["ssh"])
     sys.stdout.write(json.dumps([asdict(finding) for finding in found]) + "\n")
     return 0
 
