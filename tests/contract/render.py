@@ -30,7 +30,7 @@ os.chdir(ROOT)
 from ansible.inventory.manager import InventoryManager  # noqa: E402 - it reads ANSIBLE_CONFIG when imported
 from ansible.parsing.dataloader import DataLoader  # noqa: E402
 from ansible.playbook.play import Play  # noqa: E402
-from ansible.plugins.loader import init_plugin_loader  # noqa: E402
+from ansible.plugins.loader import filter_loader, init_plugin_loader  # noqa: E402
 from ansible.template import Templar, trust_as_template  # noqa: E402
 from ansible.vars.hostvars import HostVars  # noqa: E402
 from ansible.vars.manager import VariableManager  # noqa: E402
@@ -167,6 +167,7 @@ def answer(request: dict[str, Any]) -> Any:
 
 def main() -> None:
     init_plugin_loader()
+    filter_loader.add_directory(str(ROOT / "playbooks/filter_plugins"))  # which a playbook finds beside it
     compile_once()
     for line in sys.stdin:
         try:

@@ -327,6 +327,4 @@ def test_readme_roles_and_node_say_the_same_days() -> None:
     assert f"less than {WARN_DAYS} days left. Run `site.yml`: it renews {renewed}" in readme
     assert f"From {WARN_DAYS} days before its end" in readme
     assert f"ends in less than {WARN_DAYS} days" in " ".join((ROOT / "docs/configuration.md").read_text().split())
-    reports = (ROOT / "playbooks/filter_plugins/trishula_reports.py").read_text()
-    assert f"\nCERTIFICATE_WARN_DAYS = {WARN_DAYS}\n" in reports
     assert EXPIRES_SOON_S == WARN_DAYS * 24 * 3600
