@@ -43,11 +43,8 @@ class Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._shell.stdin.close()
-        try:
-            self._shell.wait(10)
-        finally:
-            self._shell.kill()
+        self._shell.kill()
+        self._shell.communicate()
 
     def run(self, line: str, *, within: float = 900) -> Answer:
         """Type a line, and wait for the next prompt. Fails after `within` seconds with what was said until then."""

@@ -26,7 +26,7 @@ HOME = f"/home/{OWNER}"
 ELSEWHERE = f"{HOME}/elsewhere"
 
 OURS = r"""
-  . (?: (?:file|folder|content) \s (?:
+  (?: (?:file|folder|content) \s (?:
       /etc/trishula | /opt/trishula | /var/lib/trishula | /run/trishula | /usr/local/bin/trishula
     | /etc/systemd/system/(?:[a-z-]+\.target\.wants/)?trishula-
     | /etc/systemd/journald\.conf\.d | /etc/tmpfiles\.d/trishula
@@ -40,22 +40,20 @@ OURS = r"""
 """
 """What installing puts on a host."""
 PACKAGES = r"""
-  . (?: (?:package|manual) \s
+  (?: (?:package|manual) \s
       | (?:file|folder|content) \s (?:/usr/(?!local/)|/etc/(?:alternatives|init\.d|rc\d\.d|systemd/system)/)
       | unit \s systemd-timesyncd | unit \s (?:dbus-org|ntpsec|chrony) )
 """
 """What a package brings that was missing."""
-PROJECT = rf". (?:file|folder|content) \s {HOME}/trishula-project(?:/|\s)"
+PROJECT = rf"(?:file|folder|content) \s {HOME}/trishula-project(?:/|\s)"
 CONTROLLER = rf"""
-  . (?:file|folder|content) \s {HOME}/
+  (?:file|folder|content) \s {HOME}/
   (?: trishula-project/(?:\.venv|\.uv|dist|\.ansible|inventory/mine) | \.cache/(?:uv|pip) | \.ssh/known_hosts )
 """
 """What the project makes on the controller: in its own folder, and the caches of the tools that fetch packages."""
 INSTALLED = f"(?: {OURS} | {PACKAGES} | {CONTROLLER} )"
-MAIL = rf". (?:file|content) \s {MAILBOXES}/ | . content \s /var/lib/trishula/store/"
-RUNNING = (
-    r". (?:file|folder|content) \s /var/lib/trishula/(?:store|fallback|JIKOKU) | . (?:file|content) \s /run/trishula"
-)
+MAIL = rf"(?:file|content) \s {MAILBOXES}/ | content \s /var/lib/trishula/store/"
+RUNNING = r"(?:file|folder|content) \s /var/lib/trishula/(?:store|fallback|JIKOKU) | (?:file|content) \s /run/trishula"
 """What a running node writes by itself."""
 
 
@@ -138,7 +136,7 @@ def test_status_shows_all_three_and_changes_nothing(story: Story) -> None:
 def test_the_playbooks_run_from_any_folder(story: Story) -> None:
     project = f"{HOME}/trishula-project"
     story.person.succeed(f"mkdir {ELSEWHERE} && cd {ELSEWHERE}")
-    elsewhere = f"{CONTROLLER} | . folder \\s {ELSEWHERE}"
+    elsewhere = f"{CONTROLLER} | folder \\s {ELSEWHERE}"
     for playbook in ("site.yml --check", "playbooks/status.yml"):
         story.play(f"ansible-playbook -i {project}/inventory/mine {project}/{playbook} -K", declared=elsewhere)
     story.person.succeed(f"cd {project} && rmdir {ELSEWHERE}")
@@ -146,7 +144,7 @@ def test_the_playbooks_run_from_any_folder(story: Story) -> None:
 
 def test_a_checkout_that_all_may_write_to_works_too(story: Story) -> None:
     story.person.succeed("chmod 0777 .")
-    itself = rf". folder \s {HOME}/trishula-project\s"
+    itself = rf"folder \s {HOME}/trishula-project\s"
     story.play("ansible-playbook -i inventory/mine playbooks/status.yml -K", declared=f"(?: {CONTROLLER} | {itself} )")
     story.person.succeed("chmod 0755 .")
 
@@ -162,7 +160,7 @@ def test_an_upgrade_brings_what_was_pulled(story: Story) -> None:
 
 
 def test_secrets_are_rotated(story: Story) -> None:
-    credentials = r". (?:file|content) \s /etc/trishula/(?:credentials|agents|secrets)"
+    credentials = r"(?:file|content) \s /etc/trishula/(?:credentials|agents|secrets)"
     story.play(
         "ansible-playbook -i inventory/mine playbooks/rotate_secrets.yml -K",
         declared=f"(?: {credentials} | {OURS} | {CONTROLLER} )",
@@ -174,7 +172,7 @@ def test_secrets_are_rotated(story: Story) -> None:
 def test_uninstalled_they_have_what_they_had_before_and_their_mail(story: Story, inventory: Path) -> None:
     line = "ansible-playbook -i inventory/mine playbooks/uninstall.yml -K"
     story.play(line, declared=f"(?: {INSTALLED} | {MAIL} )")
-    kept = r". (?:file|folder|content) \s /var/lib/trishula(?:/mailboxes|\s)"
+    kept = r"(?:file|folder|content) \s /var/lib/trishula(?:/mailboxes|\s)"
     for name, node in story.hosts.items():
         assert node.run("systemctl", "is-active", *UNITS.split()).stdout.split() == ["inactive"] * 2
         assert undeclared(before(inventory, name), portrait(node), f"(?: {kept} | {CONTROLLER} | {PROJECT} )") == []

@@ -42,6 +42,6 @@ def lines(said: str) -> set[str]:
 
 
 def undeclared(then: set[str], now: set[str], declared: str) -> list[str]:
-    """What came (+) and went (-) that the regular expression does not declare, at the start of a line."""
-    changes = [f"+ {line}" for line in now - then] + [f"- {line}" for line in then - now]
-    return sorted(change for change in changes if not re.match(declared, change, re.VERBOSE))
+    """What came (+) and went (-) that the regular expression, which is a verbose one, does not declare."""
+    changes = [(line, "+") for line in now - then] + [(line, "-") for line in then - now]
+    return [f"{sign} {line}" for line, sign in sorted(changes) if not re.match(declared, line, re.VERBOSE)]
