@@ -48,7 +48,8 @@ PACKAGES = r"""
 PROJECT = rf"(?:file|folder|content) \s {HOME}/trishula-project(?:/|\s)"
 CONTROLLER = rf"""
   (?:file|folder|content) \s {HOME}/
-  (?: trishula-project/(?:\.venv|\.uv|dist|\.ansible|inventory/mine) | \.cache/(?:uv|pip) | \.ssh/known_hosts )
+  (?: trishula-project/(?:\.venv|\.uv|dist|\.ansible|inventory/mine) | \.cache(?:\s|/uv|/pip) | \.ssh/known_hosts )
+  | file \s /tmp/uv-[0-9a-f]+\.lock
 """
 """What the project makes on the controller: in its own folder, and the caches of the tools that fetch packages."""
 INSTALLED = f"(?: {OURS} | {PACKAGES} | {CONTROLLER} )"
