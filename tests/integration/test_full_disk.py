@@ -141,9 +141,10 @@ def test_a_node_is_not_ready_until_a_write_worked_again_and_says_so_once_each_wa
                     await agni.send("dhyana", body="small")
         assert full["disks"]["store"]["free"] < 2**20
         assert {"disk", "store"} <= {one["check"] for one in full["findings"] if one["state"] == "failed"}
+        log = mesh.places["agni"].log
+        await until(lambda: "ERROR the store can't be written" in log.read_text(), "the journal says so")
         ballast.unlink()
         await until(lambda: is_ready(mesh, "agni"), "agni is ready again")
-        log = mesh.places["agni"].log
         await until(lambda: "again: the store can be written" in log.read_text(), "the journal says so")
         said = log.read_text().splitlines()
         assert len([line for line in said if "ERROR the store can't be written" in line]) == 1

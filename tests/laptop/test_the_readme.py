@@ -28,6 +28,7 @@ ELSEWHERE = f"{HOME}/elsewhere"
 OURS = r"""
   (?: (?:file|folder|content) \s (?:
       /etc/trishula | /opt/trishula | /var/lib/trishula | /run/trishula | /usr/local/bin/trishula
+    | /run/(?:credentials|systemd)/.*trishula-
     | /etc/systemd/system/(?:[a-z-]+\.target\.wants/)?trishula-
     | /etc/systemd/journald\.conf\.d | /etc/tmpfiles\.d/trishula
     | /etc/ssh/authorized_keys\.d | /etc/ssh/sshd_config\.d/00-trishula
@@ -81,7 +82,7 @@ class Story:
             name: undeclared(self._then[name], now[name], f"(?: {declared} | {RUNNING} )") for name in self.hosts
         }
         self._then = now
-        assert not any(changed.values()), (line, changed)
+        assert "\n".join(f"{name}: {change}" for name, changes in changed.items() for change in changes) == "", line
         return answer
 
 
