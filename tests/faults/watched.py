@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 End = tuple[str, str]
 """A node, and the one that it is linked to."""
 
-_LINK = re.compile(r"link (?:to|from) (\S+) (up|down)\b")
+_LINK = re.compile(r"link (?:to|from) (\S+) (up|down|closed)\b")
+_MEANS = {"up": "up", "down": "down", "closed": "down"}
 
 # Asks again and again: `journalctl --follow` at times sleeps on the last lines until somebody writes the next. Ends
 # with its stdin, since what ssh has started outlives it.
@@ -52,7 +53,7 @@ class WatchedStream(Stream):
     def _first(self, what: str, node: str, peer: str, since: float) -> float | None:
         for line in self._journals[node].said:
             at = int(line["__REALTIME_TIMESTAMP"]) / 1e6
-            if at > since and (said := _LINK.match(line["MESSAGE"])) and said.groups() == (peer, what):
+            if at > since and (said := _LINK.match(line["MESSAGE"])) and (said[1], _MEANS[said[2]]) == (peer, what):
                 return at
         return None
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 _SCRIPT = (ROOT / "molecule/shared/portrait").read_text("utf-8")
 
 BY_ITSELF = re.compile(
-    r"(file|folder|content) (/root|/home/\w+|/srv/people/\w+)/\.ansible\b"  # Ansible's own
+    r"(file|content) /home/\w+/\.bash_history\b"
+    r"|(file|folder|content) (/root|/home/\w+|/srv/people/\w+)/\.ansible\b"  # Ansible's own
     r"|content /etc/(passwd|group|shadow|gshadow)-? |file /etc/(passwd|group|shadow|gshadow|subuid|subgid)- "
     r"|(file|content) /etc/(ld\.so\.cache|mailcap|machine-id|resolv\.conf|hosts)\b"
     r"|(file|folder|content) /etc/ufw\b|(file|content) /etc/default/ufw\b"  # rewritten when it is switched on and off
@@ -38,7 +39,7 @@ def before(inventory: Path, name: str) -> set[str]:
 
 
 def lines(said: str) -> set[str]:
-    return {line for line in said.splitlines() if not BY_ITSELF.match(line)}
+    return {line.rstrip() for line in said.splitlines() if not BY_ITSELF.match(line)}
 
 
 def undeclared(then: set[str], now: set[str], declared: str) -> list[str]:
