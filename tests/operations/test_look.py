@@ -35,7 +35,7 @@ def test_status_shows_every_host_link_and_agent(mesh: dict[str, Node], operator:
     assert (run.code, run.changes) == (0, 0), run.said
     for name, node in mesh.items():
         version = re.escape(node.status()["version"])
-        assert re.search(rf"{name} +ready +{version} +.* d left +.* MiB +trusted +\d+", run.text), run.said
+        assert re.search(rf"{name} +ready +{version} +.* d left +.* MiB +.* GiB +trusted +\d+", run.text), run.said
         for other in set(mesh) - {name}:
             assert re.search(rf"{name} +{other} +linked", run.text), run.said
         for agent in node.agents:

@@ -18,10 +18,17 @@ def whole(mesh: dict[str, Node]) -> bool:
     return all(node.linked() == set(mesh) - {name} for name, node in mesh.items())
 
 
-def reboot(*nodes: Node) -> None:
-    subprocess.run(
-        ["docker", "restart", *(node.facts["ansible_host"] for node in nodes)], check=True, stdout=subprocess.DEVNULL
-    )
+def switch(how: str, *nodes: Node) -> None:
+    """`stop`, `start` or `restart` the hosts; one that is to run lets its agents log in when this returns."""
+    hosts = [node.facts["ansible_host"] for node in nodes]
+    subprocess.run(["docker", how, *hosts], check=True, stdout=subprocess.DEVNULL)
+    if how != "stop":
+        eventually(lambda: all(lets_in(node) for node in nodes), within=60)
+
+
+def lets_in(node: Node) -> bool:
+    login = node.ssh(node.agents[0].user, "true")
+    return subprocess.run(login, check=False, capture_output=True).returncode == 0
 
 
 def boot(node: Node) -> str:
@@ -34,7 +41,7 @@ def boot(node: Node) -> str:
 def test_the_mesh_is_back_by_itself_after_a_reboot(mesh: dict[str, Node], names: list[str]) -> None:
     nodes = [mesh[name] for name in names]
     before = [boot(node) for node in nodes]
-    reboot(*nodes)
+    switch("restart", *nodes)
     eventually(lambda: whole(mesh), within=30)
     assert not set(before) & {boot(node) for node in nodes}
     for node in nodes:
@@ -44,11 +51,10 @@ def test_the_mesh_is_back_by_itself_after_a_reboot(mesh: dict[str, Node], names:
 
 def test_what_was_stored_for_a_host_that_is_down_is_there_when_it_is_up(mesh: dict[str, Node]) -> None:
     mac, agni = mesh["mac"], mesh["agni"]
-    container = agni.facts["ansible_host"]
-    subprocess.run(["docker", "stop", container], check=True, stdout=subprocess.DEVNULL)
+    switch("stop", agni)
     sent = mac.run("trishula", "send", "agni", "after the reboot", "--json", user=mac.agents[0].user)
-    reboot(mac)
-    subprocess.run(["docker", "start", container], check=True, stdout=subprocess.DEVNULL)
+    switch("restart", mac)
+    switch("start", agni)
     assert sent.rc == 0, sent.stderr
     inbox = agni.host.file(f"{agni.agents[0].mailbox}/inbox/{json.loads(sent.stdout)['id']}.json")
     eventually(lambda: inbox.exists, within=30)
