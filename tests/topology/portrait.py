@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from topology.nodes import Node
 
+_KINDS = re.compile("(passwd|g?shadow|group|package|manual|unit|failed|ufw|listens|file|folder|content) ")
 _SCRIPT = (ROOT / "molecule/shared/portrait").read_text("utf-8")
 
 BY_ITSELF = re.compile(
@@ -39,7 +40,8 @@ def before(inventory: Path, name: str) -> set[str]:
 
 
 def lines(said: str) -> set[str]:
-    return {line.rstrip() for line in said.splitlines() if not BY_ITSELF.match(line)}
+    """Without what a login's shell has printed before."""
+    return {line.rstrip() for line in said.splitlines() if _KINDS.match(line) and not BY_ITSELF.match(line)}
 
 
 def undeclared(then: set[str], now: set[str], declared: str) -> list[str]:
