@@ -22,6 +22,7 @@ BY_ITSELF = re.compile(
     r"|(file|content) /etc/(ld\.so\.cache|mailcap|machine-id|resolv\.conf|hosts)\b"
     r"|(file|folder|content) /etc/ufw\b|(file|content) /etc/default/ufw\b"  # rewritten when it is switched on and off
     r"|(file|folder|content) /var/lib/(private|apt|ucf|pam|python|man-db|systemd|logrotate|dbus)\b"
+    r"|file /var/backups/(apt|dpkg|alternatives)\b"  # once a day
     r"|(file|folder|content) /etc/\.(pwd\.lock|updated)"
 )
 """What the system itself rewrites while packages, accounts and the firewall come and go; their entries are compared."""
