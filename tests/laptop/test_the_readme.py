@@ -36,7 +36,7 @@ OURS = r"""
     )
     | (?:passwd|group|shadow|gshadow) \s (?:trishula|openclaw|dhyana)  # our accounts, and who is in the agents' groups
     | unit \s trishula-
-    | ufw \s | listens \s tcp \s (?:127\.0\.0\.1|\*):8765
+    | ufw\b | listens \s tcp \s (?:127\.0\.0\.1|\*):8765
   )
 """
 """What installing puts on a host."""
