@@ -60,13 +60,24 @@ def blocked(nodes: Iterable[Node], port: int) -> Iterator[Fault]:
 def paused(node: Node) -> Iterator[Fault]:
     """All of the host stands still, but for its kernel: connections stay, and nobody answers on them."""
     container = node.facts["ansible_host"]
-    fault = Fault(time.time())
-    subprocess.run(["docker", "pause", container], check=True, stdout=subprocess.DEVNULL)
+    fault = Fault(_freeze(container))
     try:
         yield fault
     finally:
         fault.mended = time.time()
         subprocess.run(["docker", "unpause", container], check=True, stdout=subprocess.DEVNULL)
+
+
+def _freeze(container: str) -> float:
+    """Stop it, and say since when. "unable to freeze" is a process that waits for its disk: it freezes later."""
+    for _ in range(20):
+        since = time.time()
+        done = subprocess.run(["docker", "pause", container], check=False, capture_output=True, text=True)
+        if done.returncode == 0:
+            return since
+        if "unable to freeze" not in done.stderr:
+            break
+    raise AssertionError(f"docker pause {container}: {done.stderr.strip()}")
 
 
 def forget_connections(router: Node) -> Fault:
