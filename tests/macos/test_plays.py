@@ -1,7 +1,7 @@
 """A node on a Mac, put there by the playbooks, and everything that an operator does with it.
 
-On macOS this is a Mac (the job `macos` of the workflow); elsewhere the Mac of `mac.py`, with its stand-ins. What is
-data, tests/contract/test_macos.py asks in less time.
+On macOS this is a Mac (the job `macos` of the workflow); elsewhere the Mac of `mac.py`, with its stand-ins, and of
+these tests the two that a change to the roles breaks first. What is data, tests/contract/test_macos.py asks.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mac]:
         new.close()
 
 
-@pytest.mark.long
+@pytest.mark.mac
 def test_a_check_with_the_facts_of_a_mac_ends_well_and_touches_nothing(mac: Mac) -> None:
     facts = {} if IS_REAL else {"ANSIBLE_FACTS_MODULES": "darwin_facts", "ANSIBLE_LIBRARY": str(STAND_IN)}
     said = mac.play(*SITE, options=("--check",), env=facts, trishula_install_source="controller")
@@ -81,7 +81,7 @@ def test_it_is_put_on_a_mac_without_root(installed: Mac) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [pytest.param((), id="a run"), pytest.param(("--check",), id="a check", marks=pytest.mark.long)]
+    "options", [pytest.param((), id="a run"), pytest.param(("--check",), id="a check", marks=pytest.mark.mac)]
 )
 def test_nothing_changes_the_second_time(installed: Mac, options: tuple[str, ...]) -> None:
     mac = installed
@@ -92,7 +92,7 @@ def test_nothing_changes_the_second_time(installed: Mac, options: tuple[str, ...
     assert mac.calls() == []
 
 
-@pytest.mark.long
+@pytest.mark.mac
 def test_it_is_restarted_for_what_the_process_reads_and_loaded_anew_for_the_plist(installed: Mac) -> None:
     mac = installed
     mac.calls()
@@ -106,7 +106,7 @@ def test_it_is_restarted_for_what_the_process_reads_and_loaded_anew_for_the_plis
     assert mac.calls() == ["bootout", "enable", "bootstrap"]
 
 
-@pytest.mark.long
+@pytest.mark.mac
 def test_what_does_not_come_up_goes_back_to_what_it_ran_with(installed: Mac) -> None:
     mac = installed
     before = (mac.own / "node.toml").read_text()
@@ -121,7 +121,7 @@ def test_what_does_not_come_up_goes_back_to_what_it_ran_with(installed: Mac) -> 
     assert mac.calls()[-3:] == ["bootout", "enable", "bootstrap"]
 
 
-@pytest.mark.long
+@pytest.mark.mac
 def test_its_secrets_are_rotated_by_three_restarts(installed: Mac) -> None:
     mac = installed
     mac.calls()
@@ -130,7 +130,7 @@ def test_its_secrets_are_rotated_by_three_restarts(installed: Mac) -> None:
     assert mac.calls() == ["kickstart"] * 3
 
 
-@pytest.mark.long
+@pytest.mark.mac
 def test_who_leaves_is_stopped_for_good_and_comes_back_by_the_site(installed: Mac) -> None:
     mac = installed
     mac.calls()
@@ -144,7 +144,7 @@ def test_who_leaves_is_stopped_for_good_and_comes_back_by_the_site(installed: Ma
     assert mac.calls() == ["enable", "bootstrap"]
 
 
-@pytest.mark.long
+@pytest.mark.mac
 def test_it_is_taken_off_again_and_the_mailboxes_stay(installed: Mac) -> None:  # the last to have that one
     mac = installed
     said = mac.play("uninstall")
