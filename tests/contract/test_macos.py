@@ -111,7 +111,7 @@ def test_a_release_for_a_mac_is_made_of_wheels_for_a_mac(macs: Site) -> None:
         "mac",
         "_trishula_node_platforms",
         "_trishula_node_wheels_dir",
-        __trishula_node_python={"stdout": "3.12"},
+        __trishula_node_python={"stdout_lines": ["3.12"]},
         ansible_facts={"architecture": "arm64"},
     )
     assert told["_trishula_node_platforms"] == ["macosx_11_0_arm64"]
@@ -145,8 +145,13 @@ class Launchd:
         self.file.touch()
         program = {"Label": "trishula.node", "ProgramArguments": ["sleep", "600"], "WorkingDirectory": str(folder)}
         self.plist.write_bytes(plistlib.dumps(program | {"StandardErrorPath": str(folder / "log")}))
-        names = ["_trishula_node_load", "_trishula_node_unload", "_trishula_node_agent"]
-        extra = {"trishula_node_launch_agents_dir": str(folder)}
+        names = [
+            "_trishula_node_load",
+            "_trishula_node_unload",
+            "_trishula_node_agent",
+            "_trishula_node_ask_for_the_port.launchd",
+        ]
+        extra = {"trishula_node_launch_agents_dir": str(folder), "trishula_node_listen_port": 18765}
         self.told: dict[str, str] = site.expressions("mac", *names, **extra)
         for tool in ("launchctl", "plutil"):
             (folder / tool).symlink_to(STAND_IN / tool)
@@ -273,8 +278,7 @@ NODE = "roles/trishula_node/tasks"
 
 def test_a_mac_that_is_ready_is_taken(tmp_path: Path) -> None:
     answered = raw(PREFLIGHT, tmp_path, uname="Darwin", id="501") | raw(MACOS, tmp_path, HOME_DIR, id="dhyana")
-    answered |= {"__trishula_node_session": {"rc": 0}, "__trishula_node_port": {"stdout": ""}}
-    answered |= {"__trishula_node_python": {"stdout": "3.12"}}
+    answered |= {"__trishula_node_session": {"rc": 0}, "__trishula_node_python": {"stdout_lines": ["3.12"]}}
     for tasks in (PREFLIGHT, MACOS, f"{NODE}/launchd_preflight.yml", f"{NODE}/preflight.yml"):
         assert refusal(tmp_path, tasks, answered) == []
 
@@ -313,7 +317,7 @@ def test_what_is_no_mac_that_can_take_a_node_is_told_so(
         ("launchd_preflight.yml", {"__trishula_node_session": {"rc": 112}}, "is not logged in at the screen of mac"),
         (
             "preflight.yml",
-            {"__trishula_node_python": {"stdout": "3.12"}, "__trishula_node_port": {"stdout": "nginx 80 host"}},
+            {"__trishula_node_python": {"stdout_lines": ["3.12", "nginx 80 host"]}},
             "in use by something else: nginx 80",
         ),
     ],
@@ -328,12 +332,7 @@ def test_a_mac_that_is_not_ready_is_told_what_to_do(
 
 @pytest.mark.parametrize("ours", [True, False])
 def test_a_port_is_taken_by_whoever_is_not_our_node(launchd: Launchd, *, ours: bool) -> None:
-    (task,) = (
-        task for task in all_tasks() if task.where.endswith("launchd_preflight.yml") and "lsof" in str(task.data)
-    )
-    agent = launchd.told["_trishula_node_agent"]
-    command = task.data["ansible.builtin.shell"]["cmd"].replace("{{ _trishula_node_agent }}", agent)
-    command = command.replace("{{ trishula_node_listen_port }}", "18765")
+    command = launchd.told["_trishula_node_ask_for_the_port.launchd"]
     launchd.run(launchd.told["_trishula_node_load"])
     pid = json.loads((launchd.folder / "trishula.node.json").read_text())["pid"] if ours else 80
     lsof = launchd.folder / "lsof"

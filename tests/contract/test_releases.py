@@ -90,7 +90,8 @@ def test_a_release_runs_and_an_agents_own_environment_is_made_of_its_wheels(tmp_
 @pytest.mark.long
 def test_a_wheel_that_is_not_the_one_in_the_lock_is_not_installed(tmp_path: Path) -> None:
     facts = facts_of_a_host(tmp_path, "controller")
-    assert run_role(tmp_path, "trishula_node", "controller", {"mac": facts}).returncode == 0
+    made = run_role(tmp_path, "trishula_node", "controller", {"mac": facts})
+    assert made.returncode == 0, made.stdout
     [wheel] = (tmp_path / "dist" / "wheels").glob("*/msgspec-*.whl")
     with zipfile.ZipFile(wheel, "a") as forged:
         forged.writestr("msgspec/evil.py", "")
@@ -123,8 +124,8 @@ def release_folder(folder: Path, wheel: str) -> str:
         "trishula_node_artifacts_dir": str(folder),
         "trishula_node_install_dir": str(folder),
         "trishula_node_version": "2.0.0",
-        "__trishula_node_python": {"stdout": "3.11"},
-        "__trishula_node_wheel": {"stat": {"checksum": wheel}},
+        "__trishula_node_python": {"stdout_lines": ["3.11"]},
+        "__trishula_node_wheel": {"stdout": wheel},
     }
     run = run_role(folder, "trishula_node", "install", {"mac": facts}, "--check")
     found = re.search(r"would install (\S+)", run.stdout)
