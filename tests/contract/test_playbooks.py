@@ -42,24 +42,31 @@ def test_hosts_are_changed_one_at_a_time_and_behind_a_gate() -> None:
     assert tidy["ansible.builtin.import_role"]["tasks_from"] == "tidy"
 
 
-def test_a_host_is_left_out_of_that_only_where_every_role_has_asked_it_and_found_nothing_that_differs() -> None:
+def test_a_role_leaves_a_host_out_of_that_only_where_it_has_asked_it_and_found_nothing_that_differs() -> None:
     at_once, rolling = (play for where, play in plays() if where == "deploy.yml")
-    changed = [
-        role["name"]
+    changed = {
+        role["name"]: task.get("when")
         for task in rolling["tasks"][1]["block"]
-        if "tasks_from" not in (role := task.get("ansible.builtin.import_role", {"tasks_from": ""}))
-    ]
-    *_, left_out = at_once["tasks"]
-    compared = [
+        for role in (task.get("ansible.builtin.import_role"), task.get("ansible.builtin.include_role"))
+        if role and "tasks_from" not in role
+    }
+    *_, note, left_out = at_once["tasks"]
+    differs = note["ansible.builtin.set_fact"]["__deploy_differs"]
+    compared = {
         role["name"]
         for task in at_once["tasks"]
         if (role := task.get("ansible.builtin.import_role", {})).get("tasks_from") == "compare"
-    ]
-    assert sorted(compared) == sorted(changed)
+    }
+    roles = {"certificate": "tls", "secrets": "secrets", "firewall": "firewall", "node": "node"}
+    assert compared == set(changed) == {f"trishula_{role}" for role in roles.values()}
+    for name, role in roles.items():
+        assert f"not _trishula_{role}_unchanged" in differs[name]
+        # The node itself always: it takes the certificate and the secrets that were put there.
+        assert changed[f"trishula_{role}"] == (None if name == "node" else f"__deploy_differs.{name}")
+    assert "or inventory_hostname in _site_stolen" in differs["secrets"]
+    assert note["no_log"] is True
     assert left_out["ansible.builtin.group_by"] == {"key": "trishula_unchanged"}
-    *unchanged, not_taken_back = left_out["when"]
-    assert [condition.split()[-1] for condition in unchanged] == [f"_{role}_unchanged" for role in compared]
-    assert not_taken_back == "inventory_hostname not in _site_stolen"
+    assert left_out["when"] == "__deploy_differs.values() | select | list == []"
     assert rolling["hosts"].startswith("trishula{% for host in groups.trishula_unchanged")
 
 
