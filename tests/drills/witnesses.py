@@ -50,8 +50,11 @@ class Witnesses:
         found: dict[str, Any] = eventually(bad, within=60)
         return found
 
-    def all_say(self, node: Node, *words: str, ready: bool) -> None:
-        """Each of the five tells it with these words, the cause and the cure; the clock is not blamed by any."""
+    def all_say(self, node: Node, *words: str, ready: bool, journal: str = "") -> None:
+        """Each of the five tells it with these words, the cause and the cure; the clock is not blamed by any.
+
+        Of the journal it is the first of them, or what `journal` says.
+        """
         shown = node.run("trishula", "status").stdout
         doctor = node.run("trishula", "doctor").stdout
         site = self.operator.run("playbooks/status.yml")
@@ -62,19 +65,19 @@ class Witnesses:
             assert "CLOCK NOT TRUSTED" not in said
             assert "the clock is not trusted" not in said
         assert self.readyz(node) == (200 if ready else 503)
-        eventually(lambda: words[0] in self.journal(node), within=30)
+        eventually(lambda: (journal or words[0]) in self.journal(node), within=30)
 
     def readyz(self, node: Node) -> int:
         return int(node.python(_READYZ, node.port))
 
     def journal(self, node: Node) -> str:
         """What the node has written since the test began."""
-        said: str = node.host.run(f"journalctl --quiet --output cat --unit {SERVICE} --since @{self.since:.0f}").stdout
+        said: str = node.host.run(f"journalctl --quiet --output cat --unit {SERVICE} --since @{int(self.since)}").stdout
         return said
 
     def alarms(self, node: Node) -> list[str]:
         """Of that, warnings and worse."""
-        command = f"journalctl --quiet --output cat --priority warning --unit {SERVICE} --since @{self.since:.0f}"
+        command = f"journalctl --quiet --output cat --priority warning --unit {SERVICE} --since @{int(self.since)}"
         return str(node.host.run(command).stdout).splitlines()
 
 

@@ -64,7 +64,7 @@ def _questions(config: Config, asked: Collection[str]) -> list[Question]:
         questions += [partial(_disks, config)]
     if "mailbox" not in asked:
         questions += [partial(_mailbox, config, agent) for agent in config.agents.values()]
-    questions += [lambda: [checks.store(config.state_dir / "store" / "trishula.db")]]
+    questions += [lambda: [checks.store(config.store_dir / "trishula.db")]]
     if config.transport == "websocket":
         questions += [partial(_listening, config)]
         questions += [partial(_peer, config, peer) for peer in config.peers.values() if peer.dial]
@@ -87,7 +87,7 @@ def _mistake(error: ConfigError) -> Finding:
 
 
 def _disks(config: Config) -> list[Finding]:
-    folders = {config.state_dir, config.mailbox_dir}
+    folders = {config.store_dir, config.mailbox_dir}
     return [*dict.fromkeys(checks.disk(folder) for folder in sorted(folders))]
 
 

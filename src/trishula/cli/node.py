@@ -65,7 +65,7 @@ def adopt(arguments: argparse.Namespace) -> int:
 
     if os.geteuid() == 0:
         _be_the_owner_of(config.state_dir)
-    was, incarnation = adopt_store(config.state_dir / "store", config.node)
+    was, incarnation = adopt_store(config.store_dir, config.node)
     if arguments.json:
         print_json({"node": config.node, "was": was, "incarnation": incarnation})
     else:

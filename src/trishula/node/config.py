@@ -93,6 +93,10 @@ class Config:
     handshake_timeout_s: int
     credentials: Credentials
 
+    @property
+    def store_dir(self) -> Path:
+        return self.state_dir / "store"
+
     def directory(self) -> Directory:
         homes = {agent: peer.name for peer in self.peers.values() for agent in peer.agents}
         return Directory(homes | dict.fromkeys(self.agents, self.node), self.groups)

@@ -72,7 +72,7 @@ async def _main(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, tls.read_again)
-    async with Store(config.state_dir / "store", config.node) as store, asyncio.TaskGroup() as tasks:
+    async with Store(config.store_dir, config.node) as store, asyncio.TaskGroup() as tasks:
         begun = await asyncio.to_thread(take_stock, store.path, config, unknown)
         node = Node(config, store, tls, sockets, outboxes=begun)
         await node.start(tasks)

@@ -133,7 +133,7 @@ class Health:
         """In a thread."""
         config = self._node.config
         self._store = self._node.store.look()
-        for name, folder in (("mailboxes", config.mailbox_dir), ("store", config.state_dir)):
+        for name, folder in (("mailboxes", config.mailbox_dir), ("store", config.store_dir)):
             with suppress(OSError):  # that it is gone is said by others
                 self._disks[name] = checks.room(folder)
         for agent in config.agents.values():
