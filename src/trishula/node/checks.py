@@ -115,12 +115,10 @@ def _disk(at: Mapping[str, Any], least: int, low: int) -> Finding:
     path, free = at["path"], at["free"]
     text = f"{path} has {free // 2**20} MiB free"
     if free < least:
-        text = f"{text}, and needs {least // 2**20}"
-        return Finding("disk", FAILED, text, "make room there, or a larger disk", path)
+        return Finding("disk", FAILED, f"{text}, and needs {least // 2**20}", "make room there, or a larger disk", path)
     if at["no_inodes"]:
-        return Finding(
-            "disk", FAILED, f"{path} has no inode left", "remove small files there: `df -i` says where", path
-        )
+        fix = "remove small files there: `df -i` says where"
+        return Finding("disk", FAILED, f"{path} has no inode left", fix, path)
     if free < low:
         return Finding("disk", WARNING, f"{text} of {at['size'] // 2**20}", "make room there soon", path)
     return Finding("disk", OK, text, about=path)

@@ -69,6 +69,7 @@ class Config:
 
     node: str
     state_dir: Path
+    store_dir: Path
     runtime_dir: Path
     mailbox_dir: Path
     default_agent: str
@@ -92,10 +93,6 @@ class Config:
     connections_per_address: int
     handshake_timeout_s: int
     credentials: Credentials
-
-    @property
-    def store_dir(self) -> Path:
-        return self.state_dir / "store"
 
     def directory(self) -> Directory:
         homes = {agent: peer.name for peer in self.peers.values() for agent in peer.agents}
@@ -133,6 +130,7 @@ def _read(root: Table, credentials_dir: Path | None, *, secrets: bool) -> Config
     read = Config(
         node=name,
         state_dir=state_dir,
+        store_dir=state_dir / "store",
         runtime_dir=runtime_dir,
         mailbox_dir=mailbox_dir,
         default_agent=_default_agent(node, agents),
