@@ -59,6 +59,8 @@ def _nothing_left(mesh: dict[str, Node]) -> Iterator[None]:
     yield
     for node in mesh.values():
         node.host.check_output(f"rm -rf /tmp/{MARK}* && find {ROOMS} -name '{MARK}*' -delete")
+        # A push to /tmp made a folder of that name in the room, which its node would reject each time that it looks.
+        node.host.check_output(f"find {ROOMS}/*/in -mindepth 1 -type d -empty ! -name '.*' -delete")
 
 
 # ── What is there ───────────────────────────────────────────────────────────────────────────────────────────────────
