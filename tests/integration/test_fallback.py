@@ -120,6 +120,7 @@ def test_without_any_link_mail_crosses_by_rsync_in_every_direction_and_by_link_w
     asyncio.run(story())
 
 
+@pytest.mark.long
 def test_a_stream_goes_on_while_links_are_cut_and_come_back_and_everything_arrives_once(
     tmp_path: Path, seed: int
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_stream_goes_on_while_links_are_cut_and_come_back_and_everything_arriv
     asyncio.run(story())
 
 
+@pytest.mark.long
 def test_on_healthy_links_a_burst_starts_no_rsync(tmp_path: Path) -> None:
     async def story() -> None:
         async with world(tmp_path) as here, here.mesh.client("mac", timeout=PATIENCE_S) as mac:
@@ -156,6 +158,7 @@ def test_on_healthy_links_a_burst_starts_no_rsync(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
+@pytest.mark.long
 def test_a_probe_goes_by_rsync_on_request_whatever_links_there_are(tmp_path: Path) -> None:
     async def story() -> None:
         async with world(tmp_path) as here:
@@ -166,6 +169,7 @@ def test_a_probe_goes_by_rsync_on_request_whatever_links_there_are(tmp_path: Pat
     asyncio.run(story())
 
 
+@pytest.mark.long
 def test_nodes_rsync_and_sshd_are_killed_in_mid_transfer_again_and_again_and_nothing_is_lost(
     tmp_path: Path, seed: int
 ) -> None:

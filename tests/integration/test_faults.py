@@ -143,6 +143,7 @@ def test_a_half_open_link_is_found_from_both_sides_and_made_again(tmp_path: Path
     asyncio.run(story())
 
 
+@pytest.mark.long
 def test_mail_arrives_once_over_connections_that_are_reset_at_any_byte(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     network = Network()
@@ -161,6 +162,7 @@ def test_mail_arrives_once_over_connections_that_are_reset_at_any_byte(tmp_path:
     asyncio.run(story())
 
 
+@pytest.mark.long
 def test_a_large_message_on_a_slow_link_is_no_silence_while_small_ones_come_the_other_way(
     tmp_path: Path, seed: int
 ) -> None:

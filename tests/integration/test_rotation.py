@@ -100,7 +100,8 @@ def forget(place: Place, peer: str) -> None:
     assert peer not in re.findall(r"\[peers\.(\S+)\]", place.config.read_text())
 
 
-@pytest.mark.parametrize("who", [pytest.param("mac", marks=pytest.mark.long), "all"])
+@pytest.mark.long
+@pytest.mark.parametrize("who", ["mac", "all"])
 def test_secrets_are_rotated_under_a_stream_with_nothing_lost_and_nothing_refused(
     tmp_path: Path, seed: int, secrets: ModuleType, rotation: ModuleType, who: str
 ) -> None:

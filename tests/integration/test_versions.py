@@ -35,6 +35,7 @@ class MixedMesh(Sandbox):
             self.start(*names)
 
 
+@pytest.mark.long
 def test_a_mesh_is_upgraded_and_taken_back_node_by_node_in_mid_stream(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

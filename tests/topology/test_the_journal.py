@@ -29,4 +29,6 @@ def test_a_first_installation_starts_the_node_once_and_alarms_nobody(node: Node)
     until = int(float(first.split()[0])) + 120
     starts = node.host.check_output(f"{ours} --output cat --until @{until} --grep '^Started trishula-node.service'")
     assert len(starts.splitlines()) == 1
-    assert node.host.run(f"{ours} --output cat --until @{until} --priority warning").stdout == ""
+    alarms = node.host.run(f"{ours} --output cat --until @{until} --priority warning").stdout.splitlines()
+    # Who moves in over an old sync is told what became of its mail.
+    assert [line for line in alarms if "are taken as delivered before" not in line] == []
