@@ -41,10 +41,10 @@ down: $(synced) ## remove the hosts, their network and their secrets; leave the 
 demo: $(synced) ## three nodes as processes: no Docker, no root
 	@trishula demo
 
-test: $(synced) ## lint, the Python tests, three converged hosts with short faults: 12 minutes on 2 cores
+test: $(synced) ## lint, the Python tests, three converged hosts with short faults: about 15 minutes on 2 cores
 	@scripts/test
 
-test-all: $(synced) ## what CI runs: the long tests, too, and every scenario on converged hosts: 35 minutes
+test-all: $(synced) ## what CI runs: the long tests, too, and every scenario on converged hosts: about an hour
 	@scripts/test --all $(PARTS)
 
 lint: $(synced) ## ruff, mypy --strict, yamllint, ansible-lint, shellcheck
