@@ -72,13 +72,17 @@ class Witnesses:
 
     def journal(self, node: Node) -> str:
         """What the node has written since the test began."""
-        said: str = node.host.run(f"journalctl --quiet --output cat --unit {SERVICE} --since @{int(self.since)}").stdout
-        return said
+        return self._written(node)
 
     def alarms(self, node: Node) -> list[str]:
         """Of that, warnings and worse."""
-        command = f"journalctl --quiet --output cat --priority warning --unit {SERVICE} --since @{int(self.since)}"
-        return str(node.host.run(command).stdout).splitlines()
+        return self._written(node, "--priority warning").splitlines()
+
+    def _written(self, node: Node, options: str = "") -> str:
+        # journalctl takes whole seconds: rounded up, the first line would be missing.
+        since = int(self.since)
+        said: str = node.host.run(f"journalctl --quiet --output cat --unit {SERVICE} --since @{since} {options}").stdout
+        return said
 
 
 def sent(node: Node, to: str, *options: str) -> str:
