@@ -43,9 +43,4 @@ def witnesses(mesh: dict[str, Node], operator: Operator) -> Iterator[Witnesses]:
 
 def well(node: Node, mesh: dict[str, Node]) -> bool:
     """Ready, linked to all, and nothing found that anybody should look after."""
-    status = node.status()
-    return (
-        status.get("ready", False)
-        and node.linked() == set(mesh) - {node.name}
-        and not [one for one in status["findings"] if one["state"] in ("warning", "failed")]
-    )
+    return node.status().get("ready", False) and node.linked() == set(mesh) - {node.name} and not node.ailments()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from drills.witnesses import sent
 from faults.breaking import cut
 from topology.nodes import CREDENTIALS, MAILBOXES, SERVICE, TLS, UNITS, eventually
 
@@ -23,10 +22,6 @@ def unread(node: Node) -> set[str]:
     return {message["id"] for message in json.loads(listed.stdout)["messages"]}
 
 
-def in_inbox(node: Node, identity: str) -> bool:
-    return bool(node.host.file(f"{node.agents[0].mailbox}/inbox/{identity}.json").exists)
-
-
 # ── Mailboxes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -34,12 +29,12 @@ def test_an_inbox_that_is_gone_at_the_start_is_made_and_filled_again_and_nothing
     mesh: dict[str, Node], witnesses: Witnesses
 ) -> None:
     mac, agni = mesh["mac"], mesh["agni"]
-    identity = sent(mac, "agni", "--wait", "delivered")
-    eventually(lambda: in_inbox(agni, identity), within=10)
+    identity = mac.send("agni", "--wait", "delivered")
+    eventually(lambda: agni.in_inbox(identity), within=10)
     inbox = f"{agni.agents[0].mailbox}/inbox"
     rights = agni.rights(inbox)
     agni.host.check_output(f"systemctl stop {UNITS} && rm -rf {inbox} && systemctl start {UNITS}")
-    eventually(lambda: in_inbox(agni, identity), within=30)
+    eventually(lambda: agni.in_inbox(identity), within=30)
     assert agni.rights(inbox) == rights
     assert identity in unread(agni)
     assert "read" not in mac.run("trishula", "show", identity, user=mac.agents[0].user).stdout
@@ -55,23 +50,23 @@ def test_an_inbox_that_can_not_be_entered_is_said_with_its_cure(mesh: dict[str, 
         found = witnesses.finding(agni, "mailbox", "agni")
         assert "site.yml" in found["fix"]
         witnesses.all_say(agni, inbox, ready=False)
-        identity = sent(mac, "agni", "--wait", "delivered")
+        identity = mac.send("agni", "--wait", "delivered")
     finally:
         agni.host.check_output(f"chown trishula:{agni.agents[0].group} {inbox} && chmod 2770 {inbox}")
-    eventually(lambda: in_inbox(agni, identity), within=30)
+    eventually(lambda: agni.in_inbox(identity), within=30)
 
 
 def test_a_mailbox_that_is_gone_is_said_and_the_site_brings_it_back(
     mesh: dict[str, Node], witnesses: Witnesses
 ) -> None:
     rushabdev = mesh["rushabdev"]
-    identity = sent(mesh["mac"], "rushabdev", "--wait", "delivered")
+    identity = mesh["mac"].send("rushabdev", "--wait", "delivered")
     mailbox = f"{MAILBOXES}/rushabdev"
     rushabdev.host.check_output(f"rm -rf {mailbox}")
     witnesses.finding(rushabdev, "mailbox", "rushabdev")
     witnesses.all_say(rushabdev, mailbox, ready=False)
     witnesses.operator.succeed("site.yml")
-    eventually(lambda: in_inbox(rushabdev, identity), within=30)
+    eventually(lambda: rushabdev.in_inbox(identity), within=30)
     assert identity in unread(rushabdev)
 
 
@@ -93,9 +88,9 @@ def test_a_disk_that_is_full_is_said_until_mail_can_be_written_again(
         found = witnesses.finding(agni, "disk")
         assert "make room" in found["fix"]
         witnesses.all_say(agni, STORE, "make room", ready=False)
-        identity = sent(mac, "agni")
+        identity = mac.send("agni")
         agni.host.check_output(f"rm {STORE}/ballast")
-        eventually(lambda: in_inbox(agni, identity), within=60)
+        eventually(lambda: agni.in_inbox(identity), within=60)
         eventually(lambda: agni.status().get("ready"), within=30)
     finally:
         agni.host.check_output(
@@ -110,16 +105,16 @@ def test_a_store_that_is_removed_under_its_node_is_said_and_put_back_by_a_restar
     mesh: dict[str, Node], witnesses: Witnesses
 ) -> None:
     mac, agni = mesh["mac"], mesh["agni"]
-    before = sent(mac, "agni", "--wait", "delivered")
-    eventually(lambda: in_inbox(agni, before), within=10)
+    before = mac.send("agni", "--wait", "delivered")
+    eventually(lambda: agni.in_inbox(before), within=10)
     agni.host.check_output(f"rm -f {STORE}/trishula.db {STORE}/trishula.db-wal {STORE}/trishula.db-shm")
     found = witnesses.finding(agni, "store")
     assert "restart" in found["fix"]
     witnesses.all_say(agni, "the store is gone", "restart", ready=False)
     assert "Traceback" not in witnesses.journal(agni)
-    identity = sent(mac, "agni")
+    identity = mac.send("agni")
     agni.host.check_output(f"systemctl restart {SERVICE}")
-    eventually(lambda: in_inbox(agni, identity), within=60)
+    eventually(lambda: agni.in_inbox(identity), within=60)
     assert before in unread(agni)
 
 
@@ -182,12 +177,12 @@ def test_a_token_that_is_good_nowhere_is_said_on_both_sides(mesh: dict[str, Node
         witnesses.all_say(mac, "not linked", "token", ready=True, journal="can't link to agni")
         turned_away = witnesses.finding(agni, "link", "mac")
         assert "turned away" in turned_away["text"]
-        identity = sent(mac, "agni", "--wait", "delivered")
+        identity = mac.send("agni", "--wait", "delivered")
     finally:
         mac.host.check_output(
             f"cat /root/dial.json > {CREDENTIALS}/dial.json && rm /root/dial.json && systemctl restart {SERVICE}"
         )
-    eventually(lambda: in_inbox(agni, identity), within=30)
+    eventually(lambda: agni.in_inbox(identity), within=30)
 
 
 def test_a_firewall_that_denies_the_port_is_said_by_who_dials(mesh: dict[str, Node], witnesses: Witnesses) -> None:
@@ -199,10 +194,10 @@ def test_a_firewall_that_denies_the_port_is_said_by_who_dials(mesh: dict[str, No
         assert "next in" in found["text"]
         witnesses.all_say(mac, "not linked", ready=True, journal="can't link to agni")
         assert f"ufw lets nobody in at {agni.port}/tcp" in agni.run("trishula", "doctor").stdout
-        identity = sent(mac, "agni", "--wait", "delivered", "--timeout", "60")
+        identity = mac.send("agni", "--wait", "delivered", "--timeout", "60")
     finally:
         agni.host.check_output(f"ufw allow {agni.port}/tcp comment 'trishula: mesh'")
-    eventually(lambda: in_inbox(agni, identity), within=30)
+    eventually(lambda: agni.in_inbox(identity), within=30)
 
 
 def test_links_that_are_cut_are_said_and_the_clock_is_not_blamed(mesh: dict[str, Node], witnesses: Witnesses) -> None:
@@ -210,8 +205,8 @@ def test_links_that_are_cut_are_said_and_the_clock_is_not_blamed(mesh: dict[str,
     with cut(mac, agni), cut(mac, rushabdev):
         eventually(lambda: "no answer" in witnesses.finding(mac, "link", "agni")["text"], within=30)
         witnesses.all_say(mac, "not linked", "no answer", ready=True)
-        identity = sent(mac, "agni")
-    eventually(lambda: in_inbox(agni, identity), within=60)
+        identity = mac.send("agni")
+    eventually(lambda: agni.in_inbox(identity), within=60)
 
 
 # ── What an operator does on purpose ────────────────────────────────────────────────────────────────────────────────
@@ -229,13 +224,13 @@ def test_a_rolling_restart_a_change_of_the_port_and_files_alone_and_back_alarm_n
     assert "6 directions by link" in port
     files = one_restart_each(mesh, witnesses, "-e", "trishula_transport=files")
     assert "verified" in files
-    identity = sent(mac, "agni")
-    eventually(lambda: in_inbox(agni, identity), within=90)
+    identity = mac.send("agni")
+    eventually(lambda: agni.in_inbox(identity), within=90)
     status = witnesses.operator.run("playbooks/status.yml", "-e", "trishula_transport=files")
     assert status.code == 0, status.said
     back = one_restart_each(mesh, witnesses)
     assert "6 directions by link" in back
-    assert sent(mac, "agni", "--wait", "delivered")
+    assert mac.send("agni", "--wait", "delivered")
 
     for node in mesh.values():
         assert witnesses.alarms(node) == [], node.name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,15 +36,7 @@ class Witnesses:
         """What the node finds of this check within a minute, if it is not well."""
 
         def bad() -> dict[str, Any] | None:
-            found = node.status().get("findings", ())
-            return next(
-                (
-                    one
-                    for one in found
-                    if one["check"] == check and one["state"] in ("warning", "failed") and about in one["about"]
-                ),
-                None,
-            )
+            return next((one for one in node.ailments() if one["check"] == check and about in one["about"]), None)
 
         found: dict[str, Any] = eventually(bad, within=60)
         return found
@@ -83,11 +74,3 @@ class Witnesses:
         since = int(self.since)
         said: str = node.host.run(f"journalctl --quiet --output cat --unit {SERVICE} --since @{since} {options}").stdout
         return said
-
-
-def sent(node: Node, to: str, *options: str) -> str:
-    """The id of a message from the node's first agent."""
-    run = node.run("trishula", "send", to, "a drill", "--json", *options, user=node.agents[0].user)
-    assert run.rc == 0, run.stderr
-    identity: str = json.loads(run.stdout)["id"]
-    return identity

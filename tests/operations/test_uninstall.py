@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from faults.breaking import cut_off
@@ -61,16 +60,13 @@ def test_mail_that_is_on_its_way_is_not_thrown_away(mesh: dict[str, Node], opera
     agni, rushabdev = mesh["agni"], mesh["rushabdev"]
     with cut_off(agni):
         eventually(lambda: agni.linked() == set(), within=15)
-        to = rushabdev.agents[0]
-        sent = agni.run("trishula", "send", to.name, "on its way", "--json", user=agni.agents[0].user)
-        assert sent.rc == 0, sent.stderr
+        identity = agni.send(rushabdev.agents[0].name)
         run = operator.run("playbooks/uninstall.yml")
     assert run.code != 0
     assert run.changes == 0
     assert "agni has 1 messages that are not delivered yet" in run.text
     assert "No host was touched" in run.text
-    arrived = rushabdev.host.file(f"{to.mailbox}/inbox/{json.loads(sent.stdout)['id']}.json")
-    eventually(lambda: arrived.exists, within=30)
+    eventually(lambda: rushabdev.in_inbox(identity), within=30)
 
 
 def test_it_leaves_the_mailboxes_as_their_agents_own_and_no_other_trace(

@@ -141,6 +141,21 @@ class Node:
     def linked(self) -> set[str]:
         return {name for name, peer in self.status().get("peers", {}).items() if peer["linked"]}
 
+    def ailments(self) -> list[dict[str, Any]]:
+        """What the node finds that somebody should look after; nothing while it can't be reached."""
+        return [one for one in self.status().get("findings", ()) if one["state"] in ("warning", "failed")]
+
+    def send(self, to: str, *options: str) -> str:
+        """The id of a message from the node's first agent."""
+        run = self.run("trishula", "send", to, "a message of the tests", "--json", *options, user=self.agents[0].user)
+        assert run.rc == 0, run.stderr
+        identity: str = json.loads(run.stdout)["id"]
+        return identity
+
+    def in_inbox(self, identity: str) -> bool:
+        """Whether a message's file lies in the inbox of the node's first agent."""
+        return bool(self.host.file(f"{self.agents[0].mailbox}/inbox/{identity}.json").exists)
+
     def secrets(self) -> set[str]:
         """Every word that this host must keep to itself."""
         keys = json.loads(self.read(f"{CREDENTIALS}/keys.json"))
