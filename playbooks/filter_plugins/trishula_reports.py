@@ -135,6 +135,11 @@ def probes(pings: Mapping[str, list[Mapping[str, Any]]]) -> list[dict[str, Any]]
     return found
 
 
+def probes_missing(found: list[dict[str, Any]], hosts: list[str]) -> list[dict[str, Any]]:
+    """Of those probes, what has not arrived at one of these hosts."""
+    return [probe for probe in found if not probe["delivered"] and probe["to"] in hosts]
+
+
 def probes_table(found: list[dict[str, Any]]) -> str:
     """One line a probe."""
     rows = [("FROM", "TO", "ROUTE", "DELIVERED", "LATENCY")]
@@ -237,5 +242,6 @@ class FilterModule:
             "trishula_status_problems": status_problems,
             "trishula_trace": trace,
             "trishula_probes": probes,
+            "trishula_probes_missing": probes_missing,
             "trishula_probes_table": probes_table,
         }

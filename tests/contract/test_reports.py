@@ -215,6 +215,12 @@ def test_every_probe_that_was_sent_is_found_with_its_own_end() -> None:
     assert len(reports.probes_table(found).splitlines()) == 4
 
 
+def test_a_probe_is_missed_only_from_a_node_that_the_run_is_about() -> None:
+    found = reports.probes({"mac": [pinged(came_back("agni"), came_back("rushabdev", delivered=False))]})
+    assert reports.probes_missing(found, ["mac", "agni"]) == []
+    assert [probe["to"] for probe in reports.probes_missing(found, ["mac", "rushabdev"])] == ["rushabdev"]
+
+
 def test_of_a_node_that_says_nothing_every_probe_is_missing() -> None:
     silent = pinged(stderr="no node answers at /run/trishula/node.sock", by="--route rsync")
     found = reports.probes({"mac": [silent, {"skipped": True}]})

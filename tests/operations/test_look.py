@@ -54,6 +54,11 @@ def test_a_run_that_changes_nothing_looks_at_no_host_by_itself_and_says_so_in_a_
     assert re.search(verified, run.text), run.said
 
 
+def test_of_one_node_every_way_from_it_is_verified(operator: Operator) -> None:
+    run = operator.succeed("playbooks/verify.yml", "--limit", "agni")
+    assert "1 node; 2 directions by link and 2 by rsync verified" in run.text, run.said
+
+
 def test_a_trace_leads_from_host_to_host(message: str, operator: Operator) -> None:
     run = operator.run("playbooks/trace.yml", "-e", f"id={message}")
     assert (run.code, run.changes) == (0, 0), run.said
