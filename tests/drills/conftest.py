@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from drills.witnesses import Witnesses
+from faults.stream import Stream
 from operations.operator import Operator
 from topology.conftest import inventory, mesh, router
 from topology.nodes import eventually
@@ -39,6 +40,18 @@ def witnesses(mesh: dict[str, Node], operator: Operator) -> Iterator[Witnesses]:
     eventually(lambda: all(well(node, mesh) for node in mesh.values()), within=60)
     status = operator.run("playbooks/status.yml")
     assert status.code == 0, status.said
+
+
+@pytest.fixture
+def stream(mesh: dict[str, Node], witnesses: Witnesses) -> Iterator[Stream]:
+    """Mail between all agents, until a test tells it to finish."""
+    del witnesses  # who say that all is well once it is over
+    stream = Stream(mesh)
+    try:
+        eventually(stream.flows, within=15)
+        yield stream
+    finally:
+        stream.finish(within=60)
 
 
 def well(node: Node, mesh: dict[str, Node]) -> bool:

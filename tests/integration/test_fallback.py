@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import random
 import re
@@ -19,6 +20,7 @@ from integration.correspondence import Correspondence
 from integration.network import Network
 from integration.posts import Posts
 from trishula.cli.sandbox import Sandbox, until
+from trishula.node.courier import Courier
 from trishula.protocol.envelope import State
 
 PATIENCE_S = 40.0
@@ -165,6 +167,26 @@ def test_a_probe_goes_by_rsync_on_request_whatever_links_there_are(tmp_path: Pat
             for name, peer in (("mac", "agni"), ("agni", "rushabdev"), ("rushabdev", "agni")):
                 async with here.mesh.client(name) as client:
                     assert (await client.ping(peer, route="rsync", timeout=PATIENCE_S)).route == "rsync"
+
+    asyncio.run(story())
+
+
+def test_a_transfer_that_is_under_way_is_waited_for_and_to_a_doctor_it_is_a_good_sign(tmp_path: Path) -> None:
+    async def story() -> None:
+        with Sandbox(tmp_path, {"mac": ["mac"], "agni": ["agni"]}) as mesh, Posts(mesh, behind_nat="mac") as posts:
+            courier = Courier(
+                "agni", posts.room("mac", "agni"), mesh.places["mac"].root / "ssh" / "config", pulls=False
+            )
+            (courier.room / "out" / "1.json").write_text("{}")
+            theirs = posts.room("agni", "mac") / "in"
+            folder = os.open(theirs, os.O_RDONLY)
+            fcntl.flock(folder, fcntl.LOCK_EX)  # as rrsync does
+            assert await courier.push(dry=True) == ""
+            push = asyncio.create_task(courier.push())
+            await asyncio.wait([push], timeout=1)
+            os.close(folder)
+            assert await push == ""
+            assert [path.name for path in theirs.iterdir()] == ["1.json"]
 
     asyncio.run(story())
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import shlex
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,10 @@ RUN_WITHIN_S = 60.0
 _SAID = 500
 _VANISHED = 24
 """How rsync ends when files went while it ran: what was answered meanwhile."""
+_BUSY = "Another instance of rrsync is already accessing this directory"
+"""One session adds to a folder at a time. Whose else it is but ours, a moment ago or from `trishula doctor`?"""
+_BUSY_FOR_S = 5.0
+_BUSY_PAUSE_S = 0.25
 
 
 def courier_to(config: Config, peer: PeerConfig) -> Courier | None:
@@ -58,6 +63,16 @@ class Courier:
             shell += " -o ControlPath=none"
             options.append("--dry-run")
         command = ["rsync", *options, f"--timeout={STALLED_S}", "--rsh", shell, source, target]
+        over = time.monotonic() + _BUSY_FOR_S
+        while _BUSY in (problem := await self._once(command)):
+            if dry:
+                return ""  # so we may
+            if time.monotonic() > over:
+                break
+            await asyncio.sleep(_BUSY_PAUSE_S)
+        return problem
+
+    async def _once(self, command: list[str]) -> str:
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
