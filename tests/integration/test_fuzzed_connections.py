@@ -31,7 +31,7 @@ SPOKEN = [kind for kind in get_args(frames.PeerFrame) if kind not in (frames.Hel
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """agni runs, and has met no bug in the end."""
-    with Sandbox(tmp_path_factory.mktemp("mesh"), limits={"handshake_timeout_s": 1}) as sandbox:
+    with Sandbox(tmp_path_factory.mktemp("mesh")) as sandbox:
         sandbox.start("agni")
         asyncio.run(sandbox.up("agni"))
         yield sandbox

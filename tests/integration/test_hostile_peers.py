@@ -31,7 +31,7 @@ HOUR = 3_600_000
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """agni runs; mac and rushabdev don't, and we speak in mac's name, with its credentials."""
-    with Sandbox(tmp_path_factory.mktemp("mesh"), limits={"handshake_timeout_s": 1}) as sandbox:
+    with Sandbox(tmp_path_factory.mktemp("mesh")) as sandbox:
         sandbox.start("agni")
         asyncio.run(sandbox.up("agni"))
         yield sandbox
@@ -210,7 +210,7 @@ def test_who_connects_and_says_nothing_is_shown_out(mesh: Sandbox) -> None:
             finally:
                 writer.close()
         await log_says(mesh.places["agni"], "no TLS handshake (")
-        await log_says(mesh.places["agni"], "no request within 1 s")
+        await log_says(mesh.places["agni"], "no request within 5 s")
 
     asyncio.run(say_nothing())
 
@@ -423,7 +423,10 @@ def test_a_peer_that_talks_rubbish_loses_its_link_with_a_code(mesh: Sandbox, wha
             await mac.wire.send(data, text=False)
             with pytest.raises(ConnectionClosed) as closed:
                 await mac.hear()
-        assert closed.value.rcvd.code == code
+        if code == 1009:  # what is still being sent may have the connection reset, and then the close frame is lost
+            await log_says(mesh.places["agni"], "link from mac down: closed for what it sent: 1009 frame with")
+        else:
+            assert closed.value.rcvd.code == code
 
     asyncio.run(talk())
 

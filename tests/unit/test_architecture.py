@@ -43,7 +43,7 @@ RUNS_ON = {
     "client": {"msgspec", "websockets"},
 }
 
-MOST_LINES = 8962
+MOST_LINES = 8964
 """Of code: what explains it is not counted, so that nobody saves on that."""
 
 

@@ -165,6 +165,8 @@ class LinkWire:
         if self._ending is not None:
             self.orderly = self.orderly or self._ending.code == CLOSE_REPLACED
             return self._ending.reason
+        if closed.sent is not None and not closed.rcvd_then_sent:  # the library itself, for what is no WebSocket frame
+            return f"closed for what it sent: {closed.sent.code} {closed.sent.reason}".rstrip()
         if closed.rcvd is not None:
             self.orderly = closed.rcvd.code in (CloseCode.GOING_AWAY, CLOSE_REPLACED)
             return f"the peer closed it: {closed.rcvd.code} {closed.rcvd.reason}".rstrip()
