@@ -180,6 +180,13 @@ class Launchd:
             [sys.executable, script, "trishula.node", self.plist, self.file], env=self.environment, text=True
         ).splitlines()
 
+    def let_files_age(self) -> None:
+        """Until no file is of the seconds in which a process that starts now may have: Linux' `ps` is up to one off."""
+        deadline = time.monotonic() + 30
+        while time.time() < max(path.lstat().st_ctime for path in (self.plist, self.file)) + 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
     def touch_later(self, path: Path) -> None:
         """Change a file in a later second than the process began, as `ps` counts them."""
         deadline = time.monotonic() + 30
@@ -209,6 +216,7 @@ def test_the_agent_is_started_ended_and_started_again_as_launchd_wants_it(launch
 
 
 def test_a_node_is_older_than_what_it_was_started_with_when_that_has_changed(launchd: Launchd) -> None:
+    launchd.let_files_age()
     launchd.run(launchd.told["_trishula_node_load"])
     launchd.touch_later(launchd.file)
     assert launchd.how_it_runs() == ["the agent is loaded", f"the node is older than {launchd.file}"]
