@@ -46,12 +46,8 @@ def witnesses(mesh: dict[str, Node], operator: Operator) -> Iterator[Witnesses]:
 def stream(mesh: dict[str, Node], witnesses: Witnesses) -> Iterator[Stream]:
     """Mail between all agents, until a test tells it to finish."""
     del witnesses  # who say that all is well once it is over
-    stream = Stream(mesh)
-    try:
-        eventually(stream.flows, within=15)
+    with Stream(mesh).flowing() as stream:
         yield stream
-    finally:
-        stream.finish(within=60)
 
 
 def well(node: Node, mesh: dict[str, Node]) -> bool:

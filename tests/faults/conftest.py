@@ -40,12 +40,8 @@ def note(pytestconfig: pytest.Config) -> Note:
 @pytest.fixture(scope="session")
 def whole_stream(mesh: dict[str, Node]) -> Iterator[WatchedStream]:
     """From before the first fault until it is told to finish."""
-    stream = WatchedStream(mesh)
-    try:
-        eventually(stream.flows, within=15)
+    with WatchedStream(mesh).flowing() as stream:
         yield stream
-    finally:
-        stream.finish(within=60)
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import threading
 import uuid
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from topology.nodes import INSTALL, MAILBOXES, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from topology.nodes import Agent, Node
 
@@ -100,6 +100,15 @@ class Stream:
         return Teller(
             node, agent.user, python, "-c", _AGENT, agent.socket, agent.mailbox, self.name, str(self._every_s), *others
         )
+
+    @contextlib.contextmanager
+    def flowing(self) -> Iterator[Self]:
+        """From when every agent has heard from every other one until `finish`, which a test may have called before."""
+        try:
+            eventually(self.flows, within=15)
+            yield self
+        finally:
+            self.finish(within=60)
 
     def finish(self, within: float) -> None:
         """Write no more, and return when all is confirmed."""

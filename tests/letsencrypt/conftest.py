@@ -13,7 +13,6 @@ import pytest
 
 from faults.stream import Stream
 from topology.conftest import inventory, mesh
-from topology.nodes import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,12 +25,8 @@ __all__ = ["inventory", "mesh"]
 @pytest.fixture(scope="session")
 def stream(mesh: dict[str, Node]) -> Iterator[Stream]:
     """Both agents write to each other, from before the first renewal until the test after the last."""
-    stream = Stream(mesh)
-    try:
-        eventually(stream.flows, within=15)
+    with Stream(mesh).flowing() as stream:
         yield stream
-    finally:
-        stream.finish(within=60)
 
 
 @pytest.fixture(scope="session")

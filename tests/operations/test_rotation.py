@@ -27,12 +27,8 @@ COMPLAINTS = r"\btoken\b|turned away|deferred(?!.* has no link to)|ignored a rec
 @pytest.fixture(scope="module")
 def stream(mesh: dict[str, Node]) -> Iterator[Stream]:
     """Flows until a test tells it to finish."""
-    stream = Stream(mesh)
-    try:
-        eventually(stream.flows, within=15)
+    with Stream(mesh).flowing() as stream:
         yield stream
-    finally:
-        stream.finish(within=60)
 
 
 def complaints(node: Node, since: float) -> str:

@@ -15,7 +15,6 @@ import pytest
 
 from faults.stream import Stream
 from topology.conftest import inventory, mesh
-from topology.nodes import eventually
 from topology.playbooks import ROOT, Run, play
 
 if TYPE_CHECKING:
@@ -41,12 +40,8 @@ def upgrade(inventory: Path) -> Upgrade:
 @pytest.fixture(scope="session")
 def stream(mesh: dict[str, Node]) -> Iterator[Stream]:
     """From the former release until it is told to finish. Its agents have the former release's client throughout."""
-    stream = Stream(mesh)
-    try:
-        eventually(stream.flows, within=15)
+    with Stream(mesh).flowing() as stream:
         yield stream
-    finally:
-        stream.finish(within=60)
 
 
 @pytest.fixture
